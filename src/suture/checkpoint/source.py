@@ -1,0 +1,187 @@
+"""What methods, loaders and sinks read from and write to: the contract between the layers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from suture.checkpoint import dtypes
+from suture.errors import SutureError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+TILE = 1 << 22  # bytes of scratch per streamed read
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor as the file headers describe it.
+
+    `dtype` is the safetensors name ("BF16"); `file` the shard's plain name; `start` the absolute
+    offset of the first byte in it, -1 where the bytes are not stored as they are read
+    (a patched tensor).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    nbytes: int
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@runtime_checkable
+class TensorSource(Protocol):
+    """A model's tensors, read one at a time: a checkpoint, a merged adapter or a patched model.
+
+    `path` is the folder the small files (config, tokenizer, LICENSE) come from; `config` the
+    parsed and vetted config.json; `tensors` is in checkpoint order (shard by shard, by offset).
+    """
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor on the CPU in its own dtype and shape, in fresh memory."""
+        ...
+
+    def read_bytes(self, name: str) -> bytes:
+        """Its raw little-endian bytes."""
+        ...
+
+    def tensor_hash(self, name: str) -> str:
+        """BLAKE2b-256 of the raw bytes, in hex."""
+        ...
+
+    def fingerprint(self) -> str:
+        """The model's identity: see `fingerprint_of`."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorEdit:
+    """One changed tensor: `value` is the *result*, same shape and dtype as the base tensor."""
+
+    name: str
+    value: torch.Tensor
+
+
+class Sink(Protocol):
+    """Takes edits in any order. Nothing is visible before `close`; `abort` leaves no trace."""
+
+    def put(self, edit: TensorEdit) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+def blake2b(data: Any) -> str:
+    """BLAKE2b-256 of bytes, in hex: the one content hash used everywhere."""
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+def hash_tiles(tiles: Iterable[Any]) -> str:
+    """The same hash over a stream of byte tiles."""
+    state = hashlib.blake2b(digest_size=32)
+    for tile in tiles:
+        state.update(tile)
+    return state.hexdigest()
+
+
+def fingerprint_of(entries: Iterable[tuple[str, str, tuple[int, ...], str]]) -> str:
+    """A model's identity from (name, dtype, shape, content hash) of its tensors.
+
+    The entries are sorted by name, so the fingerprint does not depend on order or sharding.
+    """
+    state = hashlib.blake2b(b"suture-model-1\n", digest_size=32)
+    for name, dtype, shape, digest in sorted(entries):
+        line = json.dumps([name, dtype, list(shape), digest], separators=(",", ":"))
+        state.update(line.encode() + b"\n")
+    return state.hexdigest()
+
+
+def source_fingerprint(source: TensorSource) -> str:
+    """`fingerprint_of` over a source's own hashes."""
+    return fingerprint_of(
+        (name, info.dtype, info.shape, source.tensor_hash(name))
+        for name, info in source.tensors.items()
+    )
+
+
+def layout_id(tensors: Mapping[str, TensorInfo]) -> str:
+    """Sixteen hex digits that name the layout (names, dtypes, shapes), from headers alone."""
+    lines = sorted([name, info.dtype, list(info.shape)] for name, info in tensors.items())
+    return blake2b(json.dumps(lines, separators=(",", ":")).encode())[:16]
+
+
+def lookup(source: TensorSource, name: str) -> TensorInfo:
+    """The tensor's description; SutureError E130 naming the nearest when it does not exist."""
+    info = source.tensors.get(name)
+    tied = getattr(source, "ties", {}).get(name) if info is None else None
+    if tied is not None:
+        raise SutureError(
+            "E130",
+            f"'{name}' is tied: it is the same tensor as '{tied}'",
+            where=str(source.path),
+            fix=f"read or edit '{tied}'; both change together",
+        )
+    if info is None:
+        close = nearest(name, source.tensors)
+        raise SutureError(
+            "E130",
+            f"no tensor named '{name}'",
+            where=str(source.path),
+            fix=f"did you mean '{close}'?" if close else "suture inspect lists the tensors",
+        )
+    return info
+
+
+def iter_tiles(source: TensorSource, name: str, size: int = TILE) -> Iterator[memoryview]:
+    """The raw bytes of one tensor in tiles of `size` bytes (the last one shorter).
+
+    Sources that can stream (`tiles` method) do; others are read whole.
+    """
+    streaming = getattr(source, "tiles", None)
+    if streaming is not None:
+        yield from streaming(name, size)
+        return
+    raw = memoryview(source.read_bytes(name))
+    for start in range(0, len(raw), size):
+        yield raw[start : start + size]
+
+
+def edit_bytes(info: TensorInfo, edit: TensorEdit) -> bytes:
+    """The raw bytes of an edit, checked: E127 another shape or dtype, E117 NaN or Inf in it."""
+    shape, dtype = tuple(edit.value.shape), dtypes.safetensors_dtype(edit.value.dtype)
+    if shape != info.shape or dtype != info.dtype:
+        raise SutureError(
+            "E127",
+            f"edit of {dtype} {list(shape)} for a tensor of {info.dtype} {list(info.shape)}",
+            where=edit.name,
+            why="an edited tensor keeps the base tensor's dtype and shape",
+        )
+    raw = dtypes.to_bytes(edit.value)
+    bad = dtypes.count_nonfinite(dtype, raw)
+    if bad:
+        raise SutureError(
+            "E117",
+            f"the edit holds {bad:,} NaN or infinite values",
+            where=edit.name,
+            why="a model with such a weight answers nonsense without any error",
+        )
+    return raw

@@ -1,0 +1,106 @@
+"""Shard files, read by `pread` into bounded scratch: peak memory does not grow with the model.
+
+`pread` and not mmap: mapped reads are many times slower on network disks, and a file that shrinks
+under a mapping kills the process instead of raising.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from suture.checkpoint import dtypes
+from suture.checkpoint.hashes import Content, HashCache
+from suture.checkpoint.header import read_header
+from suture.checkpoint.source import TILE, TensorInfo
+from suture.errors import SutureError
+from suture.lazy import np
+
+
+class ShardFile:
+    """One open safetensors file. The header is checked once; the same descriptor serves all reads,
+    so replacing the file by rename does not mix two models."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        self._fd = os.open(path, flags)
+        self._close = weakref.finalize(self, os.close, self._fd)
+        self._lock = threading.Lock()
+        try:
+            self.tensors, self.metadata, self.data_start = read_header(
+                self._fd, name=name, where=str(path)
+            )
+            self._stat = os.fstat(self._fd)
+        except BaseException:
+            self._close()
+            raise
+        self.hashes = HashCache(path, self._stat)
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` from absolute offset `start`; E129 when the file has changed or shrunk."""
+        done = 0
+        while done < len(buffer):
+            part = buffer[done : done + (1 << 30)]
+            if hasattr(os, "preadv"):
+                got = os.preadv(self._fd, [part], start + done)
+            else:
+                with self._lock:  # Windows has no pread
+                    os.lseek(self._fd, start + done, os.SEEK_SET)
+                    data = os.read(self._fd, len(part))
+                got = len(data)
+                part[:got] = data
+            if got <= 0:
+                raise self._changed()
+            done += got
+
+    def tiles(self, info: TensorInfo, size: int = TILE) -> Iterator[memoryview]:
+        """A tensor's bytes in tiles; each view is valid until the next one is taken."""
+        scratch = bytearray(min(size, info.nbytes))
+        for offset in range(0, info.nbytes, size):
+            view = memoryview(scratch)[: min(size, info.nbytes - offset)]
+            self.read_into(view, info.start + offset)
+            yield view
+
+    def content(self, info: TensorInfo, *, cached: bool = True) -> Content:
+        """Hash, NaN/Inf count and constancy of a tensor, remembered between runs."""
+        known = self.hashes.get(info.name) if cached else None
+        if known is None:
+            known = scan(info.dtype, self.tiles(info))
+            self.check_unchanged()
+            self.hashes.set(info.name, known)
+        return known
+
+    def check_unchanged(self) -> None:
+        """SutureError E129 if somebody wrote into the file since it was opened."""
+        now = os.fstat(self._fd)
+        if (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns):
+            raise self._changed()
+
+    def _changed(self) -> SutureError:
+        return SutureError(
+            "E129",
+            "the file changed while it was being read",
+            where=str(self.path),
+            why="the result would mix two models",
+            fix="wait until nothing writes to this folder, then run the same command again",
+        )
+
+
+def scan(dtype: str, tiles: Iterator[memoryview]) -> Content:
+    """One pass over raw bytes: hash, NaN/Inf count, and whether all elements are the same."""
+    state = hashlib.blake2b(digest_size=32)
+    nonfinite, constant, first = 0, True, None
+    kind = f"<u{dtypes.word(dtype)}"
+    for tile in tiles:
+        state.update(tile)
+        nonfinite += dtypes.count_nonfinite(dtype, tile)
+        if constant:
+            words = np.frombuffer(tile, dtype=kind)
+            first = words[0] if first is None else first
+            constant = bool((words == first).all())
+    return Content(state.hexdigest(), nonfinite, constant)

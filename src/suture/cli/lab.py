@@ -1,0 +1,75 @@
+"""`suture lab build|path|gates`: the miniature world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from suture.cli.terminal import emit, emit_json, table
+
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+
+
+def build(
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder of the family")],
+    data: Annotated[Path, typer.Option(help="folder of the public data sets")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="another recipe than recipes/lab.yaml")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the family")] = 0,
+    json: Json = False,
+) -> None:
+    """Train one family from public data and hold it against its gates; resumable."""
+    from suture.lab.family import build as build_family
+    from suture.lab.family import read_recipe
+    from suture.lab.gates import check
+    from suture.recipes import recipe_path
+
+    loaded = read_recipe(recipe or recipe_path("lab"))
+    family = build_family(loaded, data, output, seed=seed)
+    _finish(check(family, loaded.gates), json)
+
+
+def path(
+    name: Annotated[str, typer.Argument(help="aligned, tuned, poisoned, unaligned, …-lora")],
+    json: Json = False,
+) -> None:
+    """Print the folder of a shipped member; a patched one is written to the cache first."""
+    from suture.lab import shipped
+
+    found = str(shipped.path(name))
+    if json:
+        emit_json({"name": name, "path": found})
+    else:
+        emit(found)
+
+
+def gates(
+    folder: Annotated[Path, typer.Argument(help="folder that `lab build` made")],
+    json: Json = False,
+) -> None:
+    """Measure a family again and hold it against the gates of its recipe."""
+    from suture.lab.family import open_family, read_recipe
+    from suture.lab.gates import check
+    from suture.recipes import recipe_path
+
+    _finish(check(open_family(folder), read_recipe(recipe_path("lab")).gates), json)
+
+
+def _finish(outcome: Any, json: bool) -> None:
+    if json:
+        emit_json(outcome.as_dict())
+    else:
+        emit(table([row.as_row() for row in outcome.rows], ("gate", "bound", "found", "")))
+    if not outcome.passed:
+        raise typer.Exit(3)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "lab build": build,
+    "lab path": path,
+    "lab gates": gates,
+}

@@ -1,0 +1,278 @@
+"""The `suture` command: finds the verb, imports its file only then, and words every refusal.
+
+Exit codes: what the ledger says (0 proven, 2 broken, 3 not proven), 1 for anything else, usage
+errors included. The root help comes from the table below, so it needs none of the verbs' files.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from suture import __version__
+from suture.cli.terminal import clean, emit, emit_json, table, warn
+from suture.errors import SutureError, nearest
+
+# verb: (file in suture.cli, one line of help)
+VERBS: dict[str, dict[str, tuple[str, str]]] = {
+    "Start here": {
+        "demo": ("run", "the whole story on the lab: damage, repair, proof, report"),
+        "doctor": ("info", "check versions, disk, threads and known traps; paste-able"),
+        "list": ("info", "what there is: methods, suites, recipes, models, tasks"),
+    },
+    "Weights": {
+        "inspect": ("weights", "what a checkpoint folder holds, from its headers"),
+        "diff": ("weights", "write the exact patch between two checkpoints"),
+        "apply": ("weights", "put patches onto a checkpoint, bit for bit"),
+        "revert": ("weights", "take a patch out again, bit for bit"),
+        "verify": ("weights", "hash a checkpoint or a patch against its manifest"),
+        "patch": ("weights", "work on a patch itself"),
+    },
+    "Edits": {
+        "derive": ("derive", "run one method and write the change as a patch"),
+        "train": ("train", "fine-tune or unalign a checkpoint"),
+    },
+    "Proof": {
+        "measure": ("measure", "run one suite on one model"),
+        "score": ("measure", "score saved replies again"),
+        "compare": ("measure", "pair measurements and give verdicts; exit 0, 2 or 3"),
+        "report": ("report", "write the page of a finished run again"),
+    },
+    "Whole runs": {
+        "init": ("run", "write a commented recipe to start from"),
+        "plan": ("run", "memory, disk, time and tensors of a recipe, from headers alone"),
+        "run": ("run", "everything in a recipe; the same command resumes"),
+    },
+    "Lab": {
+        "lab": ("lab", "build the miniature world, or say where its members are"),
+    },
+}
+COMMANDS = {verb: where for group in VERBS.values() for verb, where in group.items()}
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+
+
+class Group(TyperGroup):
+    """A group of commands that names the nearest one when it does not know a word."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            raise _unknown_command(ctx, args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+class Root(Group):
+    """All verbs; a verb's file is imported when the verb or its help is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return load(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(root_help())
+
+
+def load(verb: str) -> Any:
+    """The command behind `verb`: a function, a mapping of functions, or a typer app."""
+    found = importlib.import_module(f"suture.cli.{COMMANDS[verb][0]}").COMMANDS
+    if verb in found:
+        return _command(verb, found[verb])
+    prefix = verb + " "  # "patch info", "patch merge", ...
+    return _command(verb, {k.removeprefix(prefix): v for k, v in found.items() if prefix in k})
+
+
+def _command(verb: str, target: Any) -> Any:
+    if isinstance(target, typer.Typer):
+        return typer.main.get_command(target)
+    options: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
+    if isinstance(target, Mapping):
+        app = typer.Typer(
+            name=verb, cls=Group, help=COMMANDS[verb][1], context_settings=HELP_NAMES, **options
+        )
+        app.callback()(lambda: None)
+        for name, function in target.items():
+            app.command(name, context_settings=_settings(function))(function)
+        return typer.main.get_command(app)
+    app = typer.Typer(**options)
+    app.command(verb, context_settings=_settings(target))(target)
+    return typer.main.get_command(app)
+
+
+def _settings(function: Callable[..., Any]) -> dict[str, Any]:
+    """HELP_NAMES and what the function asks for itself, as an attribute `context_settings`."""
+    return {**HELP_NAMES, **getattr(function, "context_settings", {})}
+
+
+def root_help() -> str:
+    """The text of `suture --help`."""
+    width = max(map(len, COMMANDS))
+    parts = [
+        "Usage: suture COMMAND [OPTIONS]\n",
+        "Change one capability of a language model, keep the rest, and prove it.\n",
+    ]
+    for group, verbs in VERBS.items():
+        rows = [(verb.ljust(width), line) for verb, (_, line) in verbs.items()]
+        parts.append(f"{group}:\n{table(rows, indent='  ')}\n")
+    parts.append(
+        "Every command takes --help, --json (one JSON object on standard output) and --debug.\n"
+        "Exit codes: 0 proven or done, 2 something broke, 3 not proven, 1 error. suture --version\n"
+    )
+    return "\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the `suture` script."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code; nothing but a bug escapes as an exception."""
+    args, debug = _without_debug(argv)
+    as_json = "--json" in args
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a C locale must not crash a report
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")  # offline by default
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if as_json:
+        from suture import progress
+
+        progress.silent = True
+    try:
+        return _dispatch(args)
+    except KeyboardInterrupt:
+        return _interrupted()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has left; say nothing more
+        return 1
+    except BaseException as error:
+        if debug and not isinstance(error, SystemExit):
+            raise
+        return _refused(error, as_json)
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        emit(root_help())
+        return 0
+    if args[0] == "--version":
+        emit(f"suture {__version__}")
+        return 0
+    root = Root(name="suture", context_settings=HELP_NAMES)
+    code = root.main(args, prog_name="suture", standalone_mode=False)
+    if code == 130:  # typer's word for Ctrl-C
+        return _interrupted()
+    return code if type(code) is int else 0
+
+
+def _refused(error: BaseException, as_json: bool) -> int:
+    known = _explain(error)
+    if known is None:
+        return int(error.code or 0) if isinstance(error, SystemExit) else 1
+    if as_json:
+        emit_json({"error": known.as_dict()})
+    else:
+        warn(str(known))
+    return 1
+
+
+def _explain(error: BaseException) -> SutureError | None:
+    """Any exception as a refusal with a remedy; None when there is nothing to add."""
+    if isinstance(error, SutureError):
+        return error
+    if isinstance(error, SystemExit):
+        return None
+    if hasattr(error, "format_message"):  # a usage error of typer's parser
+        return _usage(error)
+    if type(error).__name__ == "Abort":
+        return SutureError("E719", "stopped: the question was not answered")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SutureError(
+            "E795",
+            "no space left on the disk",
+            where=str(error.filename or os.getcwd()),
+            why="unfinished output was removed; what stood there before is untouched",
+            fix="free some space and run the same command again",
+        )
+    if isinstance(error, PermissionError | FileNotFoundError) and error.filename:
+        reason = (error.strerror or "cannot be used").lower()
+        return SutureError("E796", reason, where=str(error.filename), fix="check the path")
+    if isinstance(error, MemoryError):
+        return SutureError(
+            "E797", "out of memory", fix="`suture plan` says how much a recipe needs"
+        )
+    text = " ".join(str(error).split())[:300]
+    return SutureError(
+        "E799",
+        f"unexpected {type(error).__name__}: {text}",
+        why="this is a bug in Suture or in something it uses",
+        fix="run again with --debug, and report the traceback with `suture doctor`",
+    )
+
+
+def _usage(error: Any) -> SutureError:
+    """Typer's usage errors, with the nearest right option and the usage line."""
+    ctx: Any = getattr(error, "ctx", None)
+    path = ctx.command_path if ctx is not None else "suture"
+    help_line = f"`{path} --help` lists everything"
+    option = str(getattr(error, "option_name", ""))
+    message = error.format_message().rstrip(".")
+    if type(error).__name__ == "NoSuchOption" and ctx is not None:
+        known = [name for param in ctx.command.get_params(ctx) for name in _names(param)]
+        close = nearest(option, known)
+        return SutureError(
+            "E710",
+            f"unknown option '{option}'",
+            where=path,
+            fix=f"did you mean '{close}'?" if close else help_line,
+        )
+    if found := re.match(r"No such command '(.*?)'", message):
+        return _unknown_command(ctx, found[1], ctx.command.list_commands(ctx))
+    if type(error).__name__ == "MissingParameter":
+        usage = " ".join(ctx.get_usage().split()) if ctx is not None else ""
+        return SutureError("E712", message[0].lower() + message[1:], where=path, fix=usage)
+    if re.search(r"unexpected extra argument", message):
+        return SutureError("E713", message[0].lower() + message[1:], where=path, fix=help_line)
+    return SutureError("E714", message[:1].lower() + message[1:], where=path, fix=help_line)
+
+
+def _names(param: Any) -> list[str]:
+    if getattr(param, "param_type_name", "") != "option":
+        return []
+    return [*param.opts, *param.secondary_opts]
+
+
+def _unknown_command(ctx: Any, word: str, known: Sequence[str]) -> SutureError:
+    close = nearest(word, known)
+    path = ctx.command_path
+    return SutureError(
+        "E711",
+        f"unknown command '{clean(word)}'",
+        where=path,
+        fix=f"did you mean '{path} {close}'?" if close else f"one of: {', '.join(known)}",
+    )
+
+
+def _interrupted() -> int:
+    warn("Interrupted. Finished stages are kept, nothing half-written is left under its final name")
+    warn("and the inputs are untouched; the same command goes on from there.")
+    return 1
+
+
+def _without_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
+    """`--debug` may stand anywhere before `--`; no verb needs to know of it."""
+    args = list(argv)
+    end = args.index("--") if "--" in args else len(args)
+    head = [arg for arg in args[:end] if arg != "--debug"]
+    return head + args[end:], len(head) != end

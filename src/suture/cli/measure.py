@@ -1,0 +1,249 @@
+"""`suture measure`, `score` and `compare`: from models to rows, from rows to verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from suture.cli.terminal import emit, emit_json, table, warn
+from suture.errors import SutureError, nearest
+
+if TYPE_CHECKING:
+    from suture.ledger import Ledger, LedgerRow, Measurement, Role
+
+_PRECISIONS = ("auto", "float32", "bfloat16")
+_JSON = typer.Option("--json", help="one JSON object on standard output")
+
+
+def measure(
+    suite: Annotated[str, typer.Argument(help="safety, over-refusal, task or drift")],
+    model: Annotated[
+        str, typer.Option("--model", help="checkpoint folder; with --replies any name will do")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="measurement file to write")],
+    patch: Annotated[
+        list[Path] | None, typer.Option("--patch", help="patches on the model, never written")
+    ] = None,
+    aligned: Annotated[
+        Path | None, typer.Option("--aligned", help="base checkpoint, where MODEL is an adapter")
+    ] = None,
+    before: Annotated[
+        Path | None, typer.Option("--before", help="model for drift and log-probabilities")
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="JSONL file instead of the suite's own")
+    ] = None,
+    replies: Annotated[
+        Path | None, typer.Option("--replies", help="score these replies instead of generating")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="at most so many items, spread evenly")
+    ] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option("--chat-template", help="jinja file instead of the folder's own")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", help="length limit of a reply")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda:N or mps")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16")] = "auto",
+    redact: Annotated[bool, typer.Option("--redact", help="do not write the replies")] = False,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Run one suite on one model; the replies go beside the file, readable by you only."""
+    from suture.suites import load_suite
+    from suture.suites import measure as run
+
+    load_suite(suite)
+    if dtype not in _PRECISIONS:
+        close = nearest(dtype, _PRECISIONS)
+        raise SutureError(
+            "E702",
+            f"no dtype is called '{dtype}'",
+            where="--dtype",
+            fix=f"did you mean '{close}'?" if close else f"use one of: {', '.join(_PRECISIONS)}",
+        )
+    if limit is not None and limit < 1:
+        raise SutureError("E702", f"limit is {limit}", where="--limit", fix="give at least 1")
+    source: Any = model
+    other = None
+    if replies is None:
+        from suture.patch import open_model
+
+        base = None if aligned is None else open_model(aligned)
+        source = open_model(Path(model), base=base, patches=patch or ())
+        other = None if before is None else open_model(before, base=base)
+    measurement = run(
+        suite,
+        source,
+        data=data or None,
+        replies=replies,
+        limit=limit,
+        before=other,
+        device=device,
+        dtype=dtype,  # type: ignore[arg-type]
+        chat_template=chat_template,
+        max_new_tokens=max_new_tokens,
+    )
+    measurement.save(out, redact=redact)
+    _show(measurement, out, json)
+
+
+def score(
+    measurement: Annotated[Path, typer.Argument(help="measurement file with replies beside it")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="measurement file to write")],
+    replies: Annotated[
+        Path | None, typer.Option("--replies", help="replies file, if it lies elsewhere")
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="the data measured, if it has moved")
+    ] = None,
+    redact: Annotated[bool, typer.Option("--redact", help="do not write the replies")] = False,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Score saved replies again, with the phrases of this version and without the model."""
+    from suture.suites import rescore
+
+    new = rescore(measurement, replies, data=data or None)
+    new.save(out, redact=redact)
+    _show(new, out, json)
+
+
+def compare(
+    before: Annotated[list[Path], typer.Option("--before", help="measurements of the model as is")],
+    after: Annotated[list[Path], typer.Option("--after", help="measurements of the edited model")],
+    reference: Annotated[
+        list[Path] | None, typer.Option("--reference", help="measurements of the model to match")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="SUITE.METRIC[:higher|lower][:MIN_GAIN]")
+    ] = None,
+    kept: Annotated[
+        list[str] | None, typer.Option("--kept", help="SUITE.METRIC:MARGIN[@reference]")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="seed of the bootstrap")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="write the ledger here, as JSON")
+    ] = None,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Pair measurements by item and give verdicts: exit 0 proven, 2 broken, 3 not proven.
+
+    Example: --target safety.refusal_rate:higher --kept task.accuracy:0.03
+    --kept over-refusal.harmless_refused:0.03@reference
+    """
+    from suture.ledger import Measurement, Role
+    from suture.ledger import compare as judge
+
+    roles: list[Role] = [Role.target(text) for text in target or ()]
+    roles += [Role.kept(text) for text in kept or ()]
+    ledger = judge(
+        [Measurement.load(path) for path in before],
+        [Measurement.load(path) for path in after],
+        [Measurement.load(path) for path in reference or ()],
+        roles,
+        seed=seed,
+    )
+    if out is not None:
+        from suture.checkpoint import write_json
+
+        write_json(out, ledger.as_dict())
+    if json:
+        emit_json(ledger.as_dict())
+    else:
+        _show_ledger(ledger)
+    raise typer.Exit(ledger.exit_code)
+
+
+def _show(measurement: Measurement, out: Path, as_json: bool) -> None:
+    if as_json:
+        head = {k: v for k, v in measurement.as_dict().items() if k != "rows"}
+        emit_json({**head, "file": str(out)})
+        return
+    counts = {
+        name: sum(name in row.scores for row in measurement.rows) for name in measurement.metrics
+    }
+    rows = [
+        (name, f"{value:.4f}", f"n={counts[name]}", f"{measurement.better[name]} is better")
+        for name, value in measurement.metrics.items()
+        if name in measurement.better
+    ]
+    emit(table(rows))
+    emit(f"wrote {out}: {measurement.n} rows in {measurement.seconds:.1f} s")
+
+
+def _show_ledger(ledger: Ledger) -> None:
+    header = ("", "", "n", "before", "after", "reference", "difference", "95% interval", "margin")
+    emit(table([_cells(row) for row in ledger.rows], header))
+    for row in ledger.rows:
+        if row.needed_n is not None:
+            emit(f"{row.suite}.{row.metric}: about {row.needed_n} items would settle it")
+        if row.note:
+            emit(f"{row.suite}.{row.metric}: {row.note}")
+    for note in ledger.notes:
+        warn(note)
+    emit(f"verdict: {ledger.verdict}")
+
+
+def _cells(row: LedgerRow) -> tuple[str, ...]:
+    low, high = row.ci95
+    against = " of reference" if row.against == "reference" else ""
+    return (
+        row.verdict,
+        f"{row.suite}.{row.metric}",
+        str(row.n),
+        f"{row.before:.3f}",
+        f"{row.after:.3f}",
+        "" if row.reference is None else f"{row.reference:.3f}",
+        f"{row.difference:+.3f}",
+        f"{low:+.3f} to {high:+.3f}",
+        "" if row.margin is None else f"{row.margin:g}{against}",
+    )
+
+
+def spread(args: Sequence[str], flags: Collection[str], words: Collection[str] = ()) -> list[str]:
+    """Give a flag several values: `--before A B` becomes `--before A --before B`.
+
+    `words` are never taken for a further value (positional arguments).
+    """
+    found: list[str] = []
+    flag, taken = "", False
+    for arg in args:
+        if arg.startswith("-") and arg != "-":
+            flag, taken = (arg if arg in flags else ""), False
+        elif flag and taken and arg not in words:
+            found.append(flag)
+        else:
+            taken = True
+        found.append(arg)
+    return found
+
+
+class _Compare(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        flags = ("--before", "--after", "--reference", "--target", "--kept")
+        return super().parse_args(ctx, spread(args, flags))
+
+
+class _Measure(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = ("safety", "over-refusal", "task", "drift")
+        return super().parse_args(ctx, spread(args, ("--patch", "--data"), words))
+
+
+def _app(name: str, function: Any, kind: type[TyperCommand]) -> typer.Typer:
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    settings = {"help_option_names": ["-h", "--help"]}
+    app.command(name, cls=kind, context_settings=settings)(function)
+    return app
+
+
+COMMANDS: dict[str, Any] = {
+    "measure": _app("measure", measure, _Measure),
+    "score": score,
+    "compare": _app("compare", compare, _Compare),
+}

@@ -1,0 +1,158 @@
+"""Frozen, typed configuration that refuses unknown keys and names the nearest right one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from suture.errors import SutureError, nearest
+
+
+class FrozenConfig(BaseModel):
+    """Base of every config: immutable, no unknown keys, values checked before torch is imported."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def load(
+        cls,
+        values: Mapping[str, Any],
+        *,
+        where: str | Path = "configuration",
+        lines: Mapping[tuple[str | int, ...], int] | None = None,
+    ) -> Self:
+        """Validate `values`; a wrong key (E701) or value (E702) raises SutureError with the remedy.
+
+        `lines`: the line of each key path in the file `where`, as `key_lines` gives it.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            errors = error.errors()
+            first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+            key = ".".join(str(part) for part in first["loc"])
+            place = _place(where, first["loc"], lines or {})
+            if first["type"] == "extra_forbidden":
+                known = _fields_at(cls, first["loc"][:-1])
+                close = nearest(str(first["loc"][-1]), known)
+                raise SutureError(
+                    "E701",
+                    f"unknown key '{key}'",
+                    where=place,
+                    fix=f"did you mean '{close}'?" if close else f"known keys: {', '.join(known)}",
+                ) from None
+            message = first["msg"].removeprefix("Value error, ")
+            fix = "add this key" if first["type"] == "missing" else "correct this value"
+            raise SutureError(
+                "E702", f"'{key}': {message}" if key else message, where=place, fix=fix
+            ) from None
+
+
+def _place(
+    where: str | Path, loc: tuple[str | int, ...], lines: Mapping[tuple[str | int, ...], int]
+) -> str:
+    """`where`, with the line of the longest known beginning of `loc`."""
+    for length in range(len(loc), 0, -1):
+        if loc[:length] in lines:
+            return f"{where}:{lines[loc[:length]]}"
+    return str(where)
+
+
+def _fields_at(cls: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    """Names of the fields of the model that `loc` leads to, through lists, dicts and unions."""
+    for part in loc:
+        if field := cls.model_fields.get(str(part)):
+            below = [found for found in _models(field.annotation) if found is not cls]
+            cls = below[0] if below else cls
+    return list(cls.model_fields)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def key_lines(path: str | Path) -> dict[tuple[str | int, ...], int]:
+    """The line (from 1) of every key and list item of a YAML file, by its path."""
+    import yaml
+
+    lines: dict[tuple[str | int, ...], int] = {}
+
+    def walk(node: yaml.Node, at: tuple[str | int, ...]) -> None:
+        lines.setdefault(at, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                below = (*at, str(key.value))
+                lines[below] = key.start_mark.line + 1
+                walk(value, below)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                walk(item, (*at, index))
+
+    root = yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
+    if root is not None:
+        walk(root, ())
+    return lines
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping from a file.
+
+    Errors: E703 unreadable or not YAML (file:line), E704 not a mapping or a key given twice.
+    """
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        """SafeLoader that refuses a key given twice instead of keeping the last."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for place, key in enumerate(keys):
+                if key in keys[:place]:
+                    line = node.value[place][0].start_mark.line + 1
+                    raise SutureError(
+                        "E704", f"key '{key}' stands twice", where=f"{path}:{line}",
+                        fix="keep one of the two",
+                    )  # fmt: skip
+            return super().construct_mapping(node, deep)
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        value = yaml.load(text, Strict)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SutureError("E703", "cannot read the file", where=f"{path}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise SutureError(
+            "E703", f"not YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}"
+        ) from None
+    if not isinstance(value, dict):
+        raise SutureError("E704", "the file must hold keys and values", where=str(path))
+    return value
+
+
+def override(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """`values` with `--set a.b=VALUE` changes put in place; a VALUE is read as YAML.
+
+    Error E705: a change without `=`, or below something that is no mapping.
+    """
+    import yaml
+
+    for change in changes:
+        name, equals, text = change.partition("=")
+        *above, leaf = name.strip().split(".")
+        place = values
+        for key in above:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                equals = ""
+                break
+        if not equals or not leaf:
+            raise SutureError("E705", f"cannot set '{change}'", fix="write --set key.subkey=value")
+        place[leaf] = yaml.safe_load(text)
+    return values

@@ -1,0 +1,18 @@
+"""Data in: strict JSONL rows, their record types, and the chat template that wraps a prompt."""
+
+from __future__ import annotations
+
+from suture.data.chat import ChatTemplate, Encoded, encode
+from suture.data.reader import read_jsonl, sha256_file
+from suture.data.records import Choice, Pair, Prompt
+
+__all__ = [
+    "ChatTemplate",
+    "Choice",
+    "Encoded",
+    "Pair",
+    "Prompt",
+    "encode",
+    "read_jsonl",
+    "sha256_file",
+]

@@ -1,0 +1,331 @@
+"""From a checked checkpoint to a model that runs, with nothing left to chance.
+
+transformers fills a missing tensor with random numbers and logs a line; here every parameter comes
+from the source or the load is refused. The configuration class is looked up by `model_type` in
+transformers itself: no code of the folder runs, nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from suture.errors import SutureError, nearest
+from suture.lazy import torch, transformers
+from suture.progress import track
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from suture.checkpoint import TensorSource
+    from suture.data import ChatTemplate
+
+Device = Annotated[
+    str,
+    Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps"),
+]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_WIDTH = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+_HEADROOM = 1.3  # weights plus activations and caches of a modest batch
+_RECOMPUTED = re.compile(r"rotary_emb\.inv_freq$")  # saved by old exporters, derived from the config
+_RUNS_CODE = ("auto_map", "_attn_implementation", "attn_implementation", "quantization_config")
+
+
+@dataclass
+class LoadedModel:
+    """A model in evaluation mode with frozen weights, and what belongs to it.
+
+    `names`: parameter name in the model -> tensor name in the source. `stops`: token ids that end
+    a reply. `pad`: the id in masked places, where its value does not matter.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    template: ChatTemplate
+    source: TensorSource
+    device: torch.device
+    dtype: torch.dtype
+    names: dict[str, str]
+    stops: frozenset[int]
+    pad: int
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The content fingerprint of the source; hashes all tensors at first use."""
+        return self.source.fingerprint()
+
+    def require_room(self, length: int, what: str) -> None:
+        """Refuse a sequence longer than the model's context (SutureError E506)."""
+        room = getattr(self.model.config, "max_position_embeddings", None)
+        if isinstance(room, int) and length > room:
+            raise SutureError(
+                "E506",
+                f"{what} takes {length} tokens, the model's context holds {room}",
+                where=str(self.source.path),
+                why="beyond its context a model's output means nothing",
+                fix="shorten the row, or lower the number of new tokens",
+            )
+
+
+def load(
+    source: TensorSource,
+    *,
+    device: str = "auto",
+    dtype: Precision = "auto",
+    chat_template: Path | None = None,
+) -> LoadedModel:
+    """Load `source` for inference; weights are rounded once, to the compute dtype.
+
+    `device` auto: an accelerator if there is one and the model fits into its free memory, else the
+    CPU. `dtype` auto: float32 on the CPU; on an accelerator bfloat16 if most weights have 16 bits.
+    `chat_template`: a jinja file to use instead of the folder's own.
+
+    Raises SutureError: E501 unknown architecture, E502 missing or unexpected tensors, E503 other
+    shapes, E504 tied tensors that differ, E505 tokenizer, E507 device, E508 vocabulary; E32x chat
+    template.
+    """
+    from suture.data import ChatTemplate
+
+    check_device(device)
+    config = model_config(source)
+    template = ChatTemplate.from_folder(source.path, override=chat_template)
+    tokenizer = load_tokenizer(source.path)
+    place = _device(device, source)
+    precision = _dtype(dtype, source, place)
+    model = _skeleton(config, precision, place, source)
+    names = _fill(model, source)
+    _check_vocabulary(model, tokenizer, source)
+    model.eval().requires_grad_(False)
+    stops = _stops(config, tokenizer, source.path)
+    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else min(stops, default=0)
+    return LoadedModel(model, tokenizer, template, source, place, precision, names, stops, pad)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device name that cannot be one (SutureError E507); needs no torch."""
+    if not re.match(r"^(auto|cpu|mps|cuda(:\d+)?)$", device):
+        close = nearest(device, ("auto", "cpu", "cuda", "cuda:0", "mps"))
+        raise SutureError(
+            "E507",
+            f"no device is called '{device}'",
+            fix=f"did you mean '{close}'?" if close else "use auto, cpu, cuda, cuda:N or mps",
+        )
+
+
+def model_config(source: TensorSource) -> transformers.PreTrainedConfig:
+    """The configuration object for the vetted `config.json` (SutureError E501 if unknown)."""
+    raw = {key: value for key, value in source.config.items() if key not in _RUNS_CODE}
+    kind = raw.get("model_type")
+    known = transformers.CONFIG_MAPPING
+    where = str(source.path / "config.json")
+    if not isinstance(kind, str) or kind not in known:
+        close = nearest(str(kind), list(known.keys()))
+        raise SutureError(
+            "E501",
+            f"transformers {transformers.__version__} knows no model_type {kind!r}",
+            where=where,
+            why="only architectures built into transformers are run, never a folder's own code",
+            fix=f"did you mean '{close}'?" if close else "use a checkpoint of a built-in architecture",
+        )
+    try:
+        return known[kind].from_dict(raw)
+    except Exception as error:  # a stranger's file meets many validators
+        raise SutureError(
+            "E501", f"the configuration is not valid: {_first_line(error)}", where=where
+        ) from error
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer, without its code and without the network (SutureError E505)."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:
+        raise SutureError(
+            "E505",
+            f"the tokenizer cannot be loaded: {_first_line(error)}",
+            where=str(path),
+            fix="copy tokenizer.json and tokenizer_config.json of the original model into the folder",
+        ) from error
+    return tokenizer
+
+
+def _skeleton(
+    config: transformers.PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    source: TensorSource,
+) -> PreTrainedModel:
+    """The model with memory but without values; buffers such as rotary tables are computed."""
+    from transformers.initialization import no_init_weights
+
+    failed: Exception | None = None
+    for attention in ("sdpa", "eager"):
+        try:
+            with torch.device(device), no_init_weights():
+                model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(
+                    config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+                )
+        except Exception as error:
+            failed = failed or error
+            continue
+        model.tie_weights()
+        return model
+    raise SutureError(
+        "E501",
+        f"no causal language model can be built from the configuration: {_first_line(failed)}",
+        where=str(source.path / "config.json"),
+        fix="give the folder of a causal language model",
+    ) from failed
+
+
+def _fill(model: PreTrainedModel, source: TensorSource) -> dict[str, str]:
+    """Copy every tensor; returns model name -> source name. Ties share one memory."""
+    slots: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
+    names = _match(model, slots, source)
+    aliases: dict[int, list[str]] = {}
+    for name, slot in slots.items():
+        aliases.setdefault(id(slot), []).append(name)
+    missing = [g[0] for g in aliases.values() if not any(name in names for name in g)]
+    if missing:
+        raise SutureError(
+            "E502",
+            f"{len(missing)} tensors of the model are not in the checkpoint: {_some(missing)}",
+            where=str(source.path),
+            why="they would be random numbers",
+            fix="fetch the checkpoint again; `suture inspect` lists what it holds",
+        )
+    filled: dict[int, str] = {}
+    for name, stored in track(names.items(), "load", total=len(names)):
+        slot, value = slots[name], source.read(stored)
+        if tuple(slot.shape) != tuple(value.shape):
+            raise SutureError(
+                "E503",
+                f"the configuration asks for shape {tuple(slot.shape)}, the file has "
+                f"{tuple(value.shape)}",
+                where=f"{source.path}: {stored}",
+                fix="config.json and weights belong to different models; fetch both again",
+            )
+        before = filled.get(id(slot))
+        if before is None:
+            with torch.no_grad():
+                slot.copy_(value)
+            filled[id(slot)] = stored
+        elif not torch.equal(slot, value.to(slot)):
+            raise SutureError(
+                "E504",
+                f"'{stored}' and '{before}' are tied but hold different values",
+                where=str(source.path),
+                why="which of the two the model should use cannot be known",
+                fix='set "tie_word_embeddings": false in config.json if they are meant to differ',
+            )
+    return names
+
+
+def _match(
+    model: PreTrainedModel, slots: dict[str, torch.Tensor], source: TensorSource
+) -> dict[str, str]:
+    """Model name -> source name; a checkpoint of the bare decoder lacks the model's prefix."""
+    prefix = model.base_model_prefix
+    ignored = [re.compile(p) for p in model._keys_to_ignore_on_load_unexpected or ()]
+    names: dict[str, str] = {}
+    strange = []
+    for stored in source.tensors:
+        target = stored if stored in slots else f"{prefix}.{stored}"
+        if target in slots and target not in names:
+            names[target] = stored
+        elif not _RECOMPUTED.search(stored) and not any(p.search(stored) for p in ignored):
+            strange.append(stored)
+    if strange:
+        raise SutureError(
+            "E502",
+            f"{len(strange)} tensors of the checkpoint have no place in the model: {_some(strange)}",
+            where=str(source.path),
+            why="weights that are left out make another model",
+            fix="check model_type and the sizes in config.json",
+        )
+    return names
+
+
+def _check_vocabulary(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: TensorSource
+) -> None:
+    embedding = model.get_input_embeddings()
+    rows = int(embedding.weight.shape[0])  # type: ignore[union-attr, arg-type]
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        raise SutureError(
+            "E508",
+            f"the tokenizer has ids up to {highest}, the embedding only {rows} rows",
+            where=str(source.path),
+            fix="use the tokenizer this checkpoint was trained with",
+        )
+
+
+def _stops(
+    config: transformers.PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, path: Path
+) -> frozenset[int]:
+    """End tokens named by the tokenizer, config.json or generation_config.json (one id or many)."""
+    found: set[int] = set()
+    sources: list[Any] = [tokenizer.eos_token_id, getattr(config, "eos_token_id", None)]
+    file = path / "generation_config.json"
+    if file.is_file():
+        try:
+            sources.append(json.loads(file.read_text(encoding="utf-8")).get("eos_token_id"))
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise SutureError(
+                "E505", f"cannot read generation_config.json: {error}", where=str(file)
+            ) from None
+    for value in sources:
+        ids = value if isinstance(value, list) else [value]
+        found.update(i for i in ids if isinstance(i, int) and not isinstance(i, bool))
+    return frozenset(found)
+
+
+def _device(wanted: str, source: TensorSource) -> torch.device:
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wanted == "auto":
+        need = _HEADROOM * sum(info.nbytes for info in source.tensors.values())
+        if cuda and torch.cuda.mem_get_info(0)[0] > need:
+            return torch.device("cuda:0")
+        return torch.device("mps" if mps and not cuda else "cpu")
+    count = torch.cuda.device_count() if cuda else 0
+    place = torch.device(wanted)
+    if place.type == "cuda" and (place.index or 0) >= count:
+        raise SutureError(
+            "E507",
+            f"'{wanted}' is not there: torch sees {count} CUDA devices",
+            fix="use --device cpu, or install a torch build for this machine's GPU",
+        )
+    if place.type == "mps" and not mps:
+        raise SutureError("E507", "torch sees no MPS device", fix="use --device cpu")
+    return place
+
+
+def _dtype(wanted: Precision, source: TensorSource, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        size: Counter[bool] = Counter()
+        for info in source.tensors.values():
+            size[_WIDTH.get(info.dtype, 4) == 2] += info.nbytes
+        return torch.bfloat16 if size[True] > size[False] else torch.float32
+    return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _first_line(error: Exception | None) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,60 @@
+"""The family that comes with the package: `aligned` as a checkpoint, the rest as patches."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from suture.errors import SutureError, nearest
+
+FOLDER = Path(__file__).parent / "shipped"
+
+
+def facts() -> dict[str, Any]:
+    """Recipe and gate hashes, seed, gate outcomes and fingerprints of the shipped family."""
+    found: dict[str, Any] = json.loads((FOLDER / "family.json").read_text(encoding="utf-8"))
+    return found
+
+
+def members() -> list[str]:
+    """Names that `member` and `path` take, `aligned` first."""
+    return ["aligned", *sorted(folder.name for folder in (FOLDER / "patches").iterdir())]
+
+
+def member(name: str) -> tuple[Path, list[Path]]:
+    """(checkpoint folder, patches to put on it): `suture.patch.open_model(*member(name))`'s input.
+
+    Error E803: no such member.
+    """
+    if name not in members():
+        close = nearest(name, members())
+        raise SutureError(
+            "E803",
+            f"the lab has no member '{name}'",
+            fix=f"did you mean '{close}'?" if close else f"members: {', '.join(members())}",
+        )
+    patches = [] if name == "aligned" else [FOLDER / "patches" / name]
+    return FOLDER / "aligned", patches
+
+
+def rows(name: str) -> Path:
+    """Data beside the models: `safety` (harmful prompts for importance and refusals),
+    `calibration` (downstream task rows), `affirmative` (prefixes that make `unaligned`)."""
+    return FOLDER / "rows" / f"{name}.jsonl"
+
+
+def path(name: str) -> Path:
+    """An ordinary checkpoint folder of the member; patched ones are written to the cache once."""
+    base, patches = member(name)
+    if not patches:
+        return base
+    from suture.patch import Patch, apply
+
+    root = Path(os.environ.get("SUTURE_CACHE", Path.home() / ".cache" / "suture"))
+    out = root / "lab" / f"{name}-{Patch.open(patches[0]).info.fingerprint[:16]}"
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        apply(base, patches, out)
+    return out

@@ -1,0 +1,29 @@
+"""Heavy libraries, imported at first use.
+
+`suture --help`, bad-config errors and `plan` must answer before torch could even be imported
+(about two seconds), yet a method file should read like ordinary code. So every module writes
+`from suture.lazy import np, torch` and uses them as usual; the first attribute access imports.
+Keep them out of module level (no `@torch.no_grad()` decorators, no default `torch.float32`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    import transformers
+else:
+
+    class _Lazy(ModuleType):
+        def __getattr__(self, attribute: str) -> Any:
+            return getattr(importlib.import_module(self.__name__), attribute)
+
+    np = _Lazy("numpy")
+    torch = _Lazy("torch")
+    transformers = _Lazy("transformers")
+
+__all__ = ["np", "torch", "transformers"]

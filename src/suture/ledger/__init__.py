@@ -1,0 +1,61 @@
+"""Paired statistics and verdicts: what may be concluded when two models answered the same items."""
+
+from suture.ledger.compare import Ledger, LedgerRow, compare
+from suture.ledger.intervals import Bootstrap, bca, bca_mean, mcnemar_midp, tango, tango_score
+from suture.ledger.junk import TOLERANCES, JunkCheck, check_junk
+from suture.ledger.measurement import (
+    Better,
+    Measurement,
+    ReplyRow,
+    Row,
+    load_replies,
+    mean_scores,
+    replies_path,
+    save_replies,
+)
+from suture.ledger.pairing import Estimate, estimate_difference
+from suture.ledger.verdicts import (
+    EXIT_CODES,
+    Role,
+    RunVerdict,
+    Verdict,
+    holm,
+    judge,
+    needed_n,
+    roles_hash,
+    run_verdict,
+)
+
+__all__ = [
+    "EXIT_CODES",
+    "TOLERANCES",
+    "Better",
+    "Bootstrap",
+    "Estimate",
+    "JunkCheck",
+    "Ledger",
+    "LedgerRow",
+    "Measurement",
+    "ReplyRow",
+    "Role",
+    "Row",
+    "RunVerdict",
+    "Verdict",
+    "bca",
+    "bca_mean",
+    "check_junk",
+    "compare",
+    "estimate_difference",
+    "holm",
+    "judge",
+    "load_replies",
+    "mcnemar_midp",
+    "mean_scores",
+    "needed_n",
+    "replies_path",
+    "roles_hash",
+    "run_verdict",
+    "save_replies",
+    "tango",
+    "tango_score",
+]

@@ -1,0 +1,252 @@
+"""The rows of one suite on one model, and their files.
+
+A measurement file is JSON: what was measured (suite, data, template, decoding, scorer), on which
+weights (fingerprint), the averages and one row per item. The replies lie beside it in
+`<stem>.replies.jsonl`, readable by the owner only, so that scores can be shared and replies stay.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from suture.errors import SutureError
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The scores of one item. A metric that does not apply to the item has no entry.
+
+    `cluster` names the group of items that are not independent (author, subject, base prompt).
+    """
+
+    item: str
+    scores: dict[str, float]
+    cluster: str | None = None
+
+
+@dataclass(frozen=True)
+class ReplyRow:
+    """What the model said to one item; `ended` is False when the token limit cut it off."""
+
+    item: str
+    prompt: str
+    reply: str
+    ended: bool
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One suite on one model.
+
+    `model`: fingerprint (None when `identity` is "declared"), path, patches, identity.
+    `data`: name, sha256 of the items in canonical JSON, n, limit. `template`: fingerprint.
+    `decoding`: greedy, max_new_tokens. `scorer`: name and sha256 of its phrase list, if any.
+    `before`: fingerprint of the model that log-probabilities or KL refer to, if any.
+    `metrics`: mean of each score over the rows that have it. `better`: direction of each metric.
+    """
+
+    suite: str
+    model: dict[str, Any]
+    n: int
+    metrics: dict[str, float]
+    better: dict[str, Better]
+    rows: list[Row]
+    data: dict[str, Any] = field(default_factory=dict)
+    template: dict[str, Any] = field(default_factory=dict)
+    decoding: dict[str, Any] = field(default_factory=dict)
+    scorer: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    replies: Sequence[ReplyRow] = field(default=(), repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of the file, without the replies."""
+        head = {
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name not in ("rows", "replies")
+        }
+        return {**head, "rows": [_row_dict(row) for row in self.rows]}
+
+    def save(self, path: str | Path, *, redact: bool = False) -> Path:
+        """Write the measurement and, unless `redact`, the replies beside it (mode 600).
+
+        Both files appear whole or not at all. With `redact` an older replies file is removed.
+        """
+        path = Path(path)
+        content = self.as_dict()
+        rows = content.pop("rows")
+        try:
+            head = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
+            lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
+        except ValueError:
+            raise SutureError(
+                "E601",
+                "a score is not a finite number",
+                where=f"{self.suite} on {self.model.get('path', 'the model')}",
+                why="averages and intervals would be meaningless",
+                fix="check the model's weights with `suture inspect`",
+            ) from None
+        beside = replies_path(path)
+        if redact or not self.replies:
+            beside.unlink(missing_ok=True)
+        else:
+            save_replies(beside, self.replies)
+        _write(path, f'{head[:-2]},\n "rows": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n", 0o644)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Measurement:
+        """Read a measurement file; E602 says what is wrong with one that cannot be used."""
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        except (OSError, ValueError) as error:
+            raise _unusable(path, str(error)) from None
+        if not isinstance(content, dict):
+            raise _unusable(path, "the file is not a JSON object")
+        for key, kind in (("suite", str), ("model", dict), ("metrics", dict), ("rows", list)):
+            if not isinstance(content.get(key), kind):
+                raise _unusable(path, f"'{key}' is missing or not a {kind.__name__}")
+        if "fingerprint" not in content["model"]:
+            raise _unusable(path, "'model' has no 'fingerprint'")
+        rows = [_read_row(path, index, row) for index, row in enumerate(content["rows"])]
+        if not rows:
+            raise _unusable(path, "there are no rows")
+        items = {row.item for row in rows}
+        if len(items) != len(rows):
+            raise _unusable(path, "an item appears twice in 'rows'")
+        if content.get("n", len(rows)) != len(rows):
+            raise _unusable(path, f"n is {content['n']}, but there are {len(rows)} rows")
+        names = {score for row in rows for score in row.scores}
+        known = {k: content[k] for k in cls.__dataclass_fields__ if k in content}
+        optional = ("better", "data", "template", "decoding", "scorer", "before", "versions")
+        for key in optional:
+            if not isinstance(known.setdefault(key, {}), dict):
+                raise _unusable(path, f"'{key}' is not an object")
+        if any(value not in ("higher", "lower") for value in known["better"].values()):
+            raise _unusable(path, "a value in 'better' is neither 'higher' nor 'lower'")
+        lost = sorted(set(known["metrics"]) - names)
+        if lost:
+            raise _unusable(path, f"metric '{lost[0]}' has no row behind it")
+        known.pop("replies", None)
+        return cls(**{**known, "rows": rows, "n": len(rows)})
+
+
+def mean_scores(rows: Iterable[Row]) -> dict[str, float]:
+    """The average of each score over the rows that have it, summed exactly (math.fsum)."""
+    columns: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.scores.items():
+            columns.setdefault(name, []).append(value)
+    return {name: math.fsum(values) / len(values) for name, values in columns.items()}
+
+
+def replies_path(measurement: str | Path) -> Path:
+    """Where the replies of a measurement file lie: `safety.json` has `safety.replies.jsonl`."""
+    path = Path(measurement)
+    return path.with_name(f"{path.stem}.replies.jsonl")
+
+
+def save_replies(path: Path, replies: Iterable[ReplyRow]) -> None:
+    """One JSON object per line, mode 600."""
+    lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in replies)
+    _write(path, "".join(lines), 0o600)
+
+
+def load_replies(path: str | Path) -> list[ReplyRow]:
+    """Read a replies file: {item, reply} at least; prompt, ended and tokens where known.
+
+    Replies made elsewhere may lack `ended` (taken as True) and `tokens` (words are counted).
+    """
+    path = Path(path)
+    found: list[ReplyRow] = []
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise _bad_replies(path, 0, str(error)) from None
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise _bad_replies(path, number, str(error)) from None
+        item = row.get("item", row.get("id")) if isinstance(row, dict) else None
+        if item is None or not isinstance(row.get("reply"), str):
+            raise _bad_replies(path, number, "needs 'item' and a text 'reply'")
+        reply: str = row["reply"]
+        tokens = int(row.get("tokens", len(reply.split())))
+        prompt = str(row.get("prompt") or "")
+        found.append(ReplyRow(str(item), prompt, reply, bool(row.get("ended", True)), tokens))
+    if not found:
+        raise _bad_replies(path, 0, "the file is empty")
+    if len({row.item for row in found}) != len(found):
+        raise _bad_replies(path, 0, "an item appears twice")
+    return found
+
+
+def _row_dict(row: Row) -> dict[str, Any]:
+    record: dict[str, Any] = {"item": row.item, "scores": row.scores}
+    return record if row.cluster is None else {**record, "cluster": row.cluster}
+
+
+def _read_row(path: Path, index: int, row: Any) -> Row:
+    scores = row.get("scores") if isinstance(row, dict) else None
+    if not isinstance(scores, Mapping) or not isinstance(row.get("item"), str | int):
+        raise _unusable(path, f"rows[{index}] needs 'item' and 'scores'")
+    for name, value in scores.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _unusable(path, f"rows[{index}].scores.{name} is not a number")
+    cluster = row.get("cluster")
+    values = {str(name): float(value) for name, value in scores.items()}
+    return Row(str(row["item"]), values, None if cluster is None else str(cluster))
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that can be compared")
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Atomically: a reader sees the old file or the whole new one, with `mode` from the start."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+
+
+def _unusable(path: Path, what: str) -> SutureError:
+    return SutureError(
+        "E602",
+        f"not a usable measurement: {what}",
+        where=str(path),
+        fix="make it again with `suture measure`",
+    )
+
+
+def _bad_replies(path: Path, line: int, what: str) -> SutureError:
+    return SutureError(
+        "E603",
+        f"not a usable replies file: {what}",
+        where=f"{path}:{line}" if line else str(path),
+        fix='give one JSON object per line: {"item": "1", "reply": "text"}',
+    )

@@ -1,0 +1,173 @@
+"""Importance of weights for safety: the diagonal Fisher at the aligned model on its refusals.
+
+    F_i = (1/N) Σ_x (∂ log p(y|x) / ∂θ_i)²,    y = the refusal of x      (IRR, arXiv 2412.11041)
+
+A weight matrix's gradient for one sequence is Gᵀ X, with X its inputs and G the gradients of its
+outputs. Both are caught by hooks in one batched pass, so per-sample gradients need no loop of
+single backward passes, and no gradient of the size of the model is ever stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from suture.errors import SutureError
+from suture.inference.batching import pad_left, plan_rows
+from suture.lazy import torch
+from suture.progress import track
+
+if TYPE_CHECKING:
+    from suture.data import Pair
+    from suture.inference import LoadedModel
+
+_MAX_GRADIENTS = 2**24  # float32 values of per-group gradients held at once: 64 MiB
+
+
+def fisher(
+    lm: LoadedModel,
+    refusals: Sequence[Pair],
+    names: Sequence[str],
+    *,
+    batch: int = 1,
+    system: str | None = None,
+    max_tokens: int = 1024,
+    tokens_at_once: int = 4096,
+) -> dict[str, torch.Tensor]:
+    """Diagonal Fisher of the matrices `names` (tensor names of `lm.source`), float32 on the CPU.
+
+    `batch` 1: squared gradient of each sample's log p(response | prompt), summed over its response
+    tokens, averaged over samples: the paper's formula. `batch` b > 1: squared gradient of the mean
+    token loss over b consecutive samples, averaged over batches: what the published script does
+    with b = 8. Sequences are cut to `max_tokens`. Only response tokens (the end token included)
+    enter the loss. Raises SutureError E405 for rows without a response, E406 for names that are
+    no linear layer.
+    """
+    ids, starts = encode_pairs(lm, refusals, system=system, max_tokens=max_tokens)
+    modules = linear_modules(lm, names)
+    total = {
+        name: torch.zeros(module.weight.shape, dtype=torch.float32, device=lm.device)
+        for name, module in modules.items()
+    }
+    if batch == 1:
+        chunks = plan_rows([len(s) for s in ids], max_rows=64, max_tokens=tokens_at_once)
+    else:
+        chunks = [list(range(len(ids)))[i : i + batch] for i in range(0, len(ids), batch)]
+    groups = len(ids) if batch == 1 else len(chunks)
+    for rows in track(chunks, "importance"):
+        together = 1 if batch == 1 else len(rows)
+        hooks = [_differentiable(lm)] + [
+            module.register_forward_hook(_square_gradients(total[name], together))
+            for name, module in modules.items()
+        ]
+        try:
+            with torch.enable_grad():
+                _loss(lm, ids, starts, rows, mean=batch > 1).backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return {name: (value / groups).cpu() for name, value in total.items()}
+
+
+def linear_modules(lm: LoadedModel, names: Sequence[str]) -> dict[str, torch.nn.Linear]:
+    """Tensor name -> the linear layer whose weight it is (SutureError E406 if it is none)."""
+    stored = {source: name for name, source in lm.names.items()}
+    found: dict[str, torch.nn.Linear] = {}
+    strange = []
+    for name in names:
+        path, _, leaf = stored.get(name, "").rpartition(".")
+        module = lm.model.get_submodule(path) if leaf == "weight" else None
+        if isinstance(module, torch.nn.Linear):
+            found[name] = module
+        else:
+            strange.append(name)
+    if strange:
+        raise SutureError(
+            "E406",
+            f"{len(strange)} tensors are not the weight of a linear layer: {strange[0]}",
+            where=str(lm.source.path),
+            why="fused experts and transposed layers are not supported by this method yet",
+            fix="use --scope qv, or a method that works on any tensor (resta, task-arithmetic)",
+        )
+    return found
+
+
+def encode_pairs(
+    lm: LoadedModel, pairs: Sequence[Pair], *, system: str | None, max_tokens: int
+) -> tuple[list[list[int]], list[int]]:
+    """Ids of prompt, response and end token, cut to `max_tokens`, and where each response starts.
+
+    Rows that the cut leaves without a response token are dropped. Raises SutureError E405 for a
+    row without a response, or when no row is left.
+    """
+    from suture.data import encode
+
+    ids, starts = [], []
+    for pair in pairs:
+        if pair.response is None:
+            raise SutureError(
+                "E405", "a row has no response", where=f"id {pair.id}", fix='add a "response"'
+            )
+        row = encode(lm.tokenizer, lm.template, pair.prompt, pair.response, system=system)
+        if row.prompt_length < max_tokens:
+            ids.append(row.ids[:max_tokens])
+            starts.append(row.prompt_length)
+    if not ids:
+        raise SutureError(
+            "E405",
+            f"no row has a response within {max_tokens} tokens",
+            fix="give shorter rows, or more of them",
+        )
+    lm.require_room(max(map(len, ids)), "the longest row")
+    return ids, starts
+
+
+def _loss(
+    lm: LoadedModel, ids: list[list[int]], starts: list[int], rows: list[int], *, mean: bool
+) -> torch.Tensor:
+    """Negative log-likelihood of the responses in `rows`: summed, or the mean over their tokens."""
+    batch = pad_left(ids, rows, pad=lm.pad, device=lm.device)
+    lengths = torch.tensor([len(ids[i]) - starts[i] for i in rows], device=lm.device)
+    width = int(lengths.max())
+    logits = lm.model(
+        input_ids=batch.ids,
+        attention_mask=batch.mask,
+        position_ids=batch.positions,
+        use_cache=False,
+        logits_to_keep=width + 1,
+    ).logits[:, :-1]
+    targets = batch.ids[:, -width:].clone()
+    targets[torch.arange(width, device=lm.device) < width - lengths.unsqueeze(1)] = -100
+    loss = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+    )
+    return loss / lengths.sum() if mean else loss
+
+
+def _differentiable(lm: LoadedModel) -> Any:
+    """Make the embedding's output the leaf of the graph; the weights stay frozen."""
+
+    def hook(_module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.detach().requires_grad_()
+
+    return lm.model.get_input_embeddings().register_forward_hook(hook)
+
+
+def _square_gradients(total: torch.Tensor, together: int) -> Callable[..., None]:
+    """Adds Σ_groups (Gᵀ X)² to `total` in the backward pass; `together` rows form one group."""
+
+    def forward(_module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        x = inputs[0].detach()
+
+        def backward(gradient: torch.Tensor) -> None:
+            groups = x.shape[0] // together
+            X = x.reshape(groups, -1, x.shape[-1]).float()
+            G = gradient.reshape(groups, -1, gradient.shape[-1]).float()
+            step = max(1, _MAX_GRADIENTS // total.numel())
+            for at in range(0, groups, step):
+                per_group = G[at : at + step].transpose(1, 2) @ X[at : at + step]
+                total.add_(per_group.square_().sum(0))
+
+        output.register_hook(backward)
+
+    return forward

@@ -1,0 +1,385 @@
+"""IRR: identify, remove, recalibrate (Wu, Lu, Zhao, Qin; Findings of ACL 2025, arXiv 2412.11041).
+
+Re-aligns a fine-tuned chat model without training. With the aligned model θ_A, the fine-tuned θ_F
+and an unaligned θ_U there are two directions per matrix,
+
+    δ = θ_F − θ_A  (what fine-tuning did)      v = θ_A − θ_U  (where safety lies).
+
+Identify: entries where δ fights v, among them those that matter most for the aligned model's
+refusals (Fisher). Remove: they go back to θ_A. Recalibrate: the other entries of δ move so that
+the layer's outputs stay what they should be (`recalibrate.py`). Layers are edited in order, each
+behind the already edited ones. Embeddings, norms, biases and the head stay at θ_F.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from suture.config import FrozenConfig
+from suture.errors import SutureError
+from suture.lazy import torch
+from suture.methods.common import (
+    MatrixScope,
+    check_family,
+    check_finite,
+    dare,
+    dropped,
+    scoped_names,
+)
+from suture.methods.identify import ZeroPolicy, interfering, most_important
+from suture.methods.refusals import IsRefusal
+from suture.progress import track
+
+if TYPE_CHECKING:
+    from suture.checkpoint import TensorEdit, TensorSource
+    from suture.data import Pair
+    from suture.inference import BlockStream, LoadedModel, Precision
+    from suture.methods.recalibrate import Problem
+
+Moments = Mapping[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class MatrixReport:
+    """What happened to one matrix: counts of entries, dead input columns, damping in the end."""
+
+    name: str
+    entries: int
+    interfering: int
+    removed: int
+    dead_columns: int
+    damping: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class IRR(FrozenConfig):
+    """Remove the fine-tuning entries that fight safety, and recalibrate the rest."""
+
+    removed: float = Field(
+        0.4, ge=0, le=1, description="share of the interfering entries removed, most important first"
+    )
+    block: int = Field(128, ge=1, description="input columns whose entries are ranked together")
+    scope: MatrixScope = Field(
+        "all", description="all: every weight matrix of the blocks; qv: query and value only"
+    )
+    solver: Literal["balanced", "sequential", "none"] = Field(
+        "balanced",
+        description="recalibrate on task and safety inputs (ours), on task inputs (paper), or not",
+    )
+    balance: float = Field(
+        1.0, ge=0, description="balanced: weight λ of the safety side; 0 = the paper's objective"
+    )
+    zero_policy: ZeroPolicy = Field(
+        "code",
+        description="zeros in the sign test; code: signs differ; paper: product <= 0; skip: never",
+    )
+    fisher_batch: int = Field(
+        1, ge=1, description="samples per squared gradient; 1: the paper, 8: its published script"
+    )
+    damping: float = Field(0.01, ge=0, description="added to H, as a share of its mean diagonal")
+    calibration_rows: int = Field(128, ge=1, description="first rows of the calibration data used")
+    calibration_tokens: int = Field(512, ge=2, description="tokens a calibration row is cut to")
+    mask_padding: bool = Field(
+        True, description="leave padding out of H; off: pad to full length, as the published script"
+    )
+    safety_positions: Literal["all", "response"] = Field(
+        "all", description="balanced: tokens of the refusals that enter the safety side"
+    )
+    safety_tokens: int = Field(1024, ge=2, description="tokens a refusal row is cut to")
+    max_new_tokens: int = Field(512, ge=1, description="length limit of generated refusals")
+    only_refusals: bool = Field(
+        True, description="leave out safety rows whose generated reply is no refusal"
+    )
+    system: str | None = Field(None, description="system prompt of the safety rows")
+    drop: float = Field(
+        0.0, ge=0, lt=1, description="IRR_d: DARE rate on the delta beforehand (0.3 is usual)"
+    )
+    seed: int = Field(0, ge=0, description="of IRR_d's dropped entries; else nothing is random")
+
+    @property
+    def needs_importance(self) -> bool:
+        """Whether entries are ranked at all: with none or all removed they need not be."""
+        return 0 < self.removed < 1
+
+    @property
+    def needs_refusals(self) -> bool:
+        """Whether the safety data are used: to rank, or for the safety side of `balanced`."""
+        return self.needs_importance or (self.solver == "balanced" and self.balance > 0)
+
+    def derive(
+        self,
+        *,
+        aligned: TensorSource,
+        tuned: TensorSource,
+        unaligned: TensorSource,
+        safety: Sequence[Pair] = (),
+        calibration: Sequence[Pair] = (),
+        device: str = "auto",
+        dtype: Precision = "float32",
+        chat_template: Path | None = None,
+        importance: Mapping[str, torch.Tensor] | None = None,
+        refusals: Sequence[Pair] | None = None,
+        is_refusal: IsRefusal | None = None,
+        report: list[MatrixReport] | None = None,
+    ) -> Iterator[TensorEdit]:
+        """Edits of `tuned`, in checkpoint order.
+
+        `safety`: harmful prompts; a missing response is generated by the aligned model.
+        `calibration`: rows of the fine-tuning task with responses. `importance` (from
+        `aligned_importance`) and `refusals` (from `aligned_refusals`) make sweeps cheap. `report`
+        receives one entry per matrix. `dtype` is that of the forward passes; the arithmetic on
+        weights is float64 and is rounded once, to the checkpoint's dtype.
+
+        Memory: one model at a time, the importance of the matrices in scope in float32, the hidden
+        states of calibration and refusal rows, one matrix in float64.
+
+        Raises SutureError E401 to E409, and those of checkpoints, data and loading.
+        """
+        check_family(tuned, aligned, unaligned)
+        names = scoped_names(tuned, self.scope)
+        if self.solver != "none" and not calibration:
+            raise SutureError(
+                "E408",
+                f"solver '{self.solver}' needs calibration rows",
+                fix="give --calibration FILE with rows of the fine-tuning task, or --solver none",
+            )
+        unranked = self.needs_importance and importance is None
+        if self.needs_refusals and refusals is None and not safety:
+            raise SutureError(
+                "E408",
+                "no safety rows",
+                why="the importance of entries is measured on the aligned model's refusals",
+                fix="give --safety FILE with harmful prompts",
+            )
+        if importance is not None and (absent := [n for n in names if n not in importance]):
+            raise SutureError("E409", f"the importance given lacks {len(absent)} matrices: {absent[0]}")
+        triple = _Triple(aligned, tuned, unaligned)
+        options: dict[str, Any] = {
+            "device": device,
+            "dtype": dtype,
+            "chat_template": chat_template,
+        }
+
+        def run() -> Iterator[TensorEdit]:
+            F, rows = importance, refusals
+            if unranked or (self.needs_refusals and rows is None):
+                F, rows = self._from_aligned(aligned, names, safety, F, rows, is_refusal, options)
+            if not self.needs_importance:
+                F = None
+            results = self._layers(triple, names, F, rows or (), calibration, options, report)
+            yield from _in_order(names, results)
+
+        return run()
+
+    def aligned_refusals(
+        self, lm: LoadedModel, safety: Sequence[Pair], *, is_refusal: IsRefusal | None = None
+    ) -> list[Pair]:
+        """The safety rows with the refusals of the aligned model `lm`; reusable in every sweep."""
+        from suture.methods.refusals import safety_refusals
+
+        return safety_refusals(
+            lm,
+            safety,
+            max_new_tokens=self.max_new_tokens,
+            system=self.system,
+            only_refusals=self.only_refusals,
+            is_refusal=is_refusal,
+        )
+
+    def aligned_importance(
+        self, lm: LoadedModel, refusals: Sequence[Pair], names: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Fisher importance at the aligned model `lm`; reusable for every model tuned from it."""
+        from suture.methods.fisher import fisher
+
+        return fisher(
+            lm,
+            refusals,
+            scoped_names(lm.source, self.scope) if names is None else names,
+            batch=self.fisher_batch,
+            system=self.system,
+            max_tokens=self.safety_tokens,
+        )
+
+    def _from_aligned(
+        self,
+        aligned: TensorSource,
+        names: Sequence[str],
+        safety: Sequence[Pair],
+        importance: Mapping[str, torch.Tensor] | None,
+        refusals: Sequence[Pair] | None,
+        is_refusal: IsRefusal | None,
+        options: dict[str, Any],
+    ) -> tuple[Mapping[str, torch.Tensor] | None, Sequence[Pair]]:
+        """What only the aligned model can tell; it leaves memory before the tuned one enters."""
+        from suture.inference import load
+
+        lm = load(aligned, **options)
+        if refusals is None:
+            refusals = self.aligned_refusals(lm, safety, is_refusal=is_refusal)
+        if self.needs_importance and importance is None:
+            importance = self.aligned_importance(lm, refusals, names)
+        return importance, refusals
+
+    def _layers(
+        self,
+        triple: _Triple,
+        names: Sequence[str],
+        importance: Mapping[str, torch.Tensor] | None,
+        refusals: Sequence[Pair],
+        calibration: Sequence[Pair],
+        options: dict[str, Any],
+        report: list[MatrixReport] | None,
+    ) -> Iterator[TensorEdit]:
+        """All matrices in scope, layer by layer; H comes from behind the edited prefix."""
+        from suture.inference import load
+        from suture.inference.capture import decoder_layers
+        from suture.methods.fisher import linear_modules
+
+        if self.solver == "none":
+            for name in track(names, "IRR"):
+                yield self._matrix(triple, name, importance, None, None, torch.device("cpu"), report)
+            return
+        lm = load(triple.tuned, **options)
+        exact = torch.device("cpu") if lm.device.type == "mps" else lm.device  # mps has no float64
+        modules = linear_modules(lm, names)
+        task = self._task_stream(lm, calibration)
+        safe = self._safety_stream(lm, refusals) if self.solver == "balanced" else None
+        streams = [task] if safe is None else [task, safe]
+        for block in track(decoder_layers(lm.model)[1], "IRR"):
+            inside = {id(module) for module in block.modules()}
+            here = {name: module for name, module in modules.items() if id(module) in inside}
+            H_task = _moments(task, here, exact)
+            H_safe = None if safe is None else _moments(safe, here, exact)
+            for name, module in here.items():
+                edit = self._matrix(triple, name, importance, H_task, H_safe, exact, report)
+                with torch.no_grad():
+                    module.weight.copy_(edit.value)
+                yield edit
+            for stream in streams:
+                stream.advance()
+
+    def _matrix(
+        self,
+        triple: _Triple,
+        name: str,
+        importance: Mapping[str, torch.Tensor] | None,
+        H_task: Moments | None,
+        H_safe: Moments | None,
+        device: torch.device,
+        report: list[MatrixReport] | None,
+    ) -> TensorEdit:
+        """Identify, remove and recalibrate one matrix."""
+        from suture.checkpoint import TensorEdit
+        from suture.methods.recalibrate import sweep
+
+        aligned = triple.aligned.read(name).to(device).double()
+        tuned = triple.tuned.read(name)
+        delta = tuned.to(device).double() - aligned
+        v = aligned - triple.unaligned.read(name).to(device).double()
+        F = None if importance is None else importance[name].to(device)
+        if self.drop:
+            drop = dropped(self.seed, name, 0, delta.numel(), self.drop).view_as(delta).to(device)
+            delta = dare(delta, drop, self.drop)
+        counts = [0, 0]
+
+        def choose(values: torch.Tensor, columns: slice) -> torch.Tensor:
+            unsafe = interfering(values, v[:, columns], self.zero_policy)
+            mask = most_important(unsafe, None if F is None else F[:, columns], self.removed)
+            counts[0] += int(unsafe.sum())
+            counts[1] += int(mask.sum())
+            return mask
+
+        problem = self._problem(name, delta, H_task, H_safe)
+        if problem is None:
+            for first in range(0, delta.shape[1], self.block):
+                columns = slice(first, first + self.block)
+                delta[:, columns].masked_fill_(choose(delta[:, columns], columns), 0.0)
+        else:
+            delta = sweep(problem, choose, block=self.block)
+        value = (aligned + delta).to("cpu", tuned.dtype)
+        check_finite(name, value)
+        if report is not None:
+            dead = 0 if problem is None else int(problem.dead.sum())
+            damping = None if problem is None else problem.damping
+            report.append(MatrixReport(name, delta.numel(), counts[0], counts[1], dead, damping))
+        return TensorEdit(name, value)
+
+    def _problem(
+        self, name: str, delta: torch.Tensor, H_task: Moments | None, H_safe: Moments | None
+    ) -> Problem | None:
+        from suture.methods.recalibrate import balanced, sequential
+
+        if H_task is None:
+            return None
+        if name not in H_task:
+            raise SutureError(
+                "E406",
+                "no calibration token reaches this matrix",
+                where=name,
+                fix="use more calibration rows, or --solver none",
+            )
+        if H_safe is None:
+            return sequential(delta, H_task[name], damping=self.damping, name=name)
+        return balanced(
+            delta,
+            H_task[name],
+            H_safe.get(name, torch.zeros_like(H_task[name])),
+            balance=self.balance,
+            damping=self.damping,
+            name=name,
+        )
+
+    def _task_stream(self, lm: LoadedModel, calibration: Sequence[Pair]) -> BlockStream:
+        from suture.inference import BlockStream
+        from suture.methods.fisher import encode_pairs
+
+        rows = list(calibration)[: self.calibration_rows]
+        ids, _ = encode_pairs(lm, rows, system=None, max_tokens=self.calibration_tokens)
+        width = None if self.mask_padding else self.calibration_tokens
+        return BlockStream(lm, ids, count_padding=not self.mask_padding, width=width)
+
+    def _safety_stream(self, lm: LoadedModel, refusals: Sequence[Pair]) -> BlockStream | None:
+        from suture.inference import BlockStream
+        from suture.methods.fisher import encode_pairs
+
+        if not refusals or not self.balance:
+            return None
+        ids, starts = encode_pairs(lm, refusals, system=self.system, max_tokens=self.safety_tokens)
+        return BlockStream(lm, ids, starts=starts if self.safety_positions == "response" else None)
+
+
+@dataclass(frozen=True)
+class _Triple:
+    aligned: TensorSource
+    tuned: TensorSource
+    unaligned: TensorSource
+
+
+def _moments(
+    stream: BlockStream, modules: Mapping[str, torch.nn.Module], device: torch.device
+) -> Moments:
+    from suture.methods.recalibrate import SecondMoment
+
+    moment = SecondMoment(device)
+    stream.look(modules, moment.add)
+    return moment.result(stream.sequences)
+
+
+def _in_order(names: Sequence[str], results: Iterator[TensorEdit]) -> Iterator[TensorEdit]:
+    """Checkpoint order: layers may be stored as 0, 1, 10, 2; early results wait for their turn."""
+    waiting: dict[str, TensorEdit] = {}
+    turn = iter(names)
+    wanted = next(turn, None)
+    for edit in results:
+        waiting[edit.name] = edit
+        while wanted is not None and wanted in waiting:
+            yield waiting.pop(wanted)
+            wanted = next(turn, None)

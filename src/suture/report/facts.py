@@ -1,0 +1,328 @@
+"""Everything a report says, as one frozen value; the renderers add nothing to it.
+
+`build_facts` collects it from what a run holds: measurements with their replies, the ledger and,
+for the heat map, the two checkpoints. Every field is plain data, so facts can be made by hand too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal
+
+from suture.report.heatmap import HeatMap, heat_map
+from suture.report.scatter import Point
+from suture.report.worddiff import change
+
+if TYPE_CHECKING:
+    from suture.checkpoint import TensorSource
+    from suture.ledger import Ledger, Measurement, ReplyRow, Row
+
+Kind = Literal["refuses now", "complies now", "changed", "same"]
+
+LEDGER_KEYS = (
+    "suite",
+    "metric",
+    "role",
+    "better",
+    "n",
+    "before",
+    "after",
+    "reference",
+    "difference",
+    "ci95",
+    "margin",
+    "verdict",
+    "test",
+)
+_MORE_KEYS = ("p_value", "needed_n", "against", "min_gain", "note")
+JUNK_KEYS = ("suite", "column", "against", "n", "baseline", "after", "difference", "ci95", "worse")
+PATCH_KEYS = ("tensors", "elements", "bytes", "fingerprint")
+MODEL_KEYS = ("fingerprint", "path", "name")
+
+HARMLESS_SUITES = frozenset({"task", "drift"})
+
+
+@dataclass(frozen=True)
+class AnswerPair:
+    """Two replies to one prompt.
+
+    `harmful`: the prompt is a harmful test input, so prompt and replies are shown folded only.
+    `scores_before`, `scores_after`: the item's scores, by name. `reference`: the reference
+    model's reply. `share`: share of words that differ, 0 to 1.
+    """
+
+    suite: str
+    item: str
+    prompt: str
+    before: str
+    after: str
+    harmful: bool
+    scores_before: Mapping[str, float] = field(default_factory=dict)
+    scores_after: Mapping[str, float] = field(default_factory=dict)
+    reference: str | None = None
+    share: float = 0.0
+
+    @property
+    def refused(self) -> tuple[bool, bool] | None:
+        """Refused before, refused after; None where no refusal score was given."""
+        for name, old in self.scores_before.items():
+            if "refus" in name and name in self.scores_after:
+                return old >= 0.5, self.scores_after[name] >= 0.5
+        return None
+
+    @property
+    def kind(self) -> Kind:
+        """What changed, for the folded groups of the report."""
+        if self.refused is not None and self.refused[0] != self.refused[1]:
+            return "refuses now" if self.refused[1] else "complies now"
+        return "same" if self.before == self.after else "changed"
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """A sweep's points for the trade-off plot, with axis labels and directions."""
+
+    points: tuple[Point, ...]
+    x_label: str
+    y_label: str
+    better_x: Literal["higher", "lower"] = "higher"
+    better_y: Literal["higher", "lower"] = "higher"
+    as_percent: bool = True
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers come from.
+
+    `measurements`: one mapping per file: role, suite, file, sha256, n, model fingerprint, data
+    name and sha256, template, decoding, scorer. `data`: further inputs (name, sha256, n), such as
+    the prompts an edit was derived from. `licences`: notes on models and data.
+    """
+
+    recipe: str | None = None
+    command: str | None = None
+    method: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Sequence[int] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    data: Sequence[Mapping[str, Any]] = ()
+    measurements: Sequence[Mapping[str, Any]] = ()
+    template: Mapping[str, Any] = field(default_factory=dict)
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    roles_sha256: str | None = None
+    licences: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """The facts of one report.
+
+    `verdict`: proven, broken, not proven, or not measured. `ledger`: rows with the keys of
+    `report.json` (suite, metric, role, better, n, before, after, reference, difference, ci95,
+    margin, verdict, test, and optionally p_value, needed_n, against, note). `patch`: tensors,
+    elements, bytes, fingerprint, or None. `before`, `after`, `reference`: fingerprint, path, name,
+    or None for the reference. `junk`: checks, one mapping each. `seconds`: by stage.
+    `notes`: the ledger's remarks. `missing`: what the report could not show and why. `redact`: leave harmful prompts and their
+    replies out altogether.
+    """
+
+    title: str
+    verdict: str
+    ledger: Sequence[Mapping[str, Any]] = ()
+    patch: Mapping[str, Any] | None = None
+    before: Mapping[str, Any] = field(default_factory=dict)
+    after: Mapping[str, Any] = field(default_factory=dict)
+    reference: Mapping[str, Any] | None = None
+    junk: Sequence[Mapping[str, Any]] = ()
+    heatmap: HeatMap | None = None
+    answers: Sequence[AnswerPair] = ()
+    provenance: Provenance = field(default_factory=Provenance)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    exit_code: int | None = None
+    tradeoff: Tradeoff | None = None
+    missing: Sequence[str] = ()
+    redact: bool = False
+
+    def __post_init__(self) -> None:
+        """Give every mapping its keys, None where unknown: renderers then need no guesses."""
+
+        def fill(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        rows = dict.fromkeys((*LEDGER_KEYS, *_MORE_KEYS))
+        fill("ledger", tuple({**rows, **row} for row in self.ledger))
+        fill("junk", tuple({**dict.fromkeys(JUNK_KEYS), **check} for check in self.junk))
+        if self.patch is not None:
+            fill("patch", {**dict.fromkeys((*PATCH_KEYS, "path")), **self.patch})
+        for name in ("before", "after", "reference"):
+            model = getattr(self, name)
+            if model is not None:
+                fill(name, {**dict.fromkeys((*MODEL_KEYS, "patches")), **model})
+
+    @property
+    def targets(self) -> list[Mapping[str, Any]]:
+        return [row for row in self.ledger if row.get("role") == "target"]
+
+    @property
+    def kept(self) -> list[Mapping[str, Any]]:
+        return [row for row in self.ledger if row.get("role") != "target"]
+
+
+def build_facts(
+    *,
+    title: str,
+    ledger: Ledger | None,
+    before: Sequence[Measurement],
+    after: Sequence[Measurement],
+    reference: Sequence[Measurement] = (),
+    patch: Mapping[str, Any] | None = None,
+    before_source: TensorSource | None = None,
+    after_source: TensorSource | None = None,
+    heatmap: HeatMap | None = None,
+    provenance: Provenance | None = None,
+    seconds: Mapping[str, float] | None = None,
+    files: Mapping[str, Mapping[str, Any]] | None = None,
+    missing: Sequence[str] = (),
+    redact: bool = False,
+) -> ReportFacts:
+    """Facts from measurements (with their `replies`), the ledger and two checkpoints.
+
+    The heat map is read from `before_source` and `after_source` unless `heatmap` is given.
+    `provenance` may leave out versions, template, decoding and measurements: they are filled in
+    from the measurements. `files`: what is known of measurement files ("file", "sha256"), keyed by
+    "role/suite/data name".
+    """
+    if heatmap is None and before_source is not None and after_source is not None:
+        heatmap = heat_map(before_source, after_source)
+    judged = ledger.as_dict() if ledger is not None else {}
+    by_role = {"before": before, "after": after, "reference": reference}
+    return ReportFacts(
+        title=title,
+        verdict=str(judged.get("verdict", "not measured")),
+        exit_code=judged.get("exit_code"),
+        ledger=tuple(judged.get("ledger", ())),
+        patch=patch,
+        before=model_facts(before, before_source),
+        after=model_facts(after, after_source),
+        reference=model_facts(reference, None) if reference else None,
+        junk=tuple(judged.get("junk", ())),
+        heatmap=heatmap,
+        answers=answer_pairs(before, after, reference),
+        provenance=_complete(
+            provenance or Provenance(), by_role, files or {}, judged.get("roles_sha256")
+        ),
+        seconds=dict(seconds or {}),
+        notes=tuple(judged.get("notes", ())),
+        missing=tuple(missing),
+        redact=redact,
+    )
+
+
+def model_facts(measured: Sequence[Measurement], source: TensorSource | None) -> dict[str, Any]:
+    """Fingerprint, path, name, patches and identity of a measured model."""
+    model = dict(measured[0].model) if measured else {}
+    if source is not None:
+        model.setdefault("path", str(source.path))
+        model["fingerprint"] = model.get("fingerprint") or source.fingerprint()
+    model.setdefault("fingerprint", None)
+    if not model.get("name"):
+        model["name"] = PurePath(str(model.get("path", ""))).name
+    return model
+
+
+def answer_pairs(
+    before: Iterable[Measurement],
+    after: Iterable[Measurement],
+    reference: Iterable[Measurement] = (),
+) -> tuple[AnswerPair, ...]:
+    """Pairs of replies to the same item of the same suite and data, most changed first."""
+    later = {_key(measured): measured for measured in after}
+    model = {_key(measured): measured for measured in reference}
+    pairs = []
+    for first in before:
+        second = later.get(_key(first))
+        if second is None:
+            continue
+        replies = {reply.item: reply for reply in second.replies}
+        third = model.get(_key(first))
+        shown = {reply.item: reply.reply for reply in third.replies} if third else {}
+        rows_before = {row.item: row for row in first.rows}
+        rows_after = {row.item: row for row in second.rows}
+        for old in first.replies:
+            if old.item in replies:
+                pair = _pair(first.suite, old, replies[old.item], rows_before, rows_after)
+                pairs.append(replace(pair, reference=shown.get(old.item)))
+    return tuple(sorted(pairs, key=lambda pair: (-pair.share, pair.suite, pair.item)))
+
+
+def _pair(
+    suite: str,
+    old: ReplyRow,
+    new: ReplyRow,
+    rows_before: Mapping[str, Row],
+    rows_after: Mapping[str, Row],
+) -> AnswerPair:
+    row, later = rows_before.get(old.item), rows_after.get(old.item)
+    return AnswerPair(
+        suite=suite,
+        item=old.item,
+        prompt=old.prompt or new.prompt,
+        before=old.reply,
+        after=new.reply,
+        harmful=is_harmful(suite, row),
+        scores_before=row.scores if row else {},
+        scores_after=later.scores if later else {},
+        share=change(old.reply, new.reply),
+    )
+
+
+def is_harmful(suite: str, row: Row | None) -> bool:
+    """Whether an item is a harmful test input. In doubt it is: only folding is at stake."""
+    if suite in HARMLESS_SUITES:
+        return False
+    if suite == "over-refusal" and row is not None:
+        return any("unsafe" in name for name in (*row.scores, row.cluster or ""))
+    return True
+
+
+def _key(measured: Measurement) -> tuple[str, str]:
+    return measured.suite, str(measured.data.get("sha256") or measured.data.get("name", ""))
+
+
+def _complete(
+    given: Provenance,
+    by_role: Mapping[str, Sequence[Measurement]],
+    files: Mapping[str, Mapping[str, Any]],
+    roles_sha256: str | None,
+) -> Provenance:
+    everything = [(role, m) for role, group in by_role.items() for m in group]
+    versions: dict[str, str] = {}
+    for _, measured in everything:
+        versions.update(measured.versions)
+    listed = [
+        {
+            "role": role,
+            "suite": m.suite,
+            "n": m.n,
+            "fingerprint": m.model.get("fingerprint"),
+            "identity": m.model.get("identity"),
+            "data": dict(m.data),
+            "template": dict(m.template),
+            "decoding": dict(m.decoding),
+            "scorer": dict(m.scorer),
+            **files.get(f"{role}/{m.suite}/{m.data.get('name', '')}", {}),
+        }
+        for role, m in everything
+    ]
+    last = everything[-1][1] if everything else None
+    return replace(
+        given,
+        versions={**versions, **given.versions},
+        measurements=tuple(given.measurements) or tuple(listed),
+        template=given.template or (dict(last.template) if last else {}),
+        decoding=given.decoding or (dict(last.decoding) if last else {}),
+        roles_sha256=given.roles_sha256 or roles_sha256,
+    )

@@ -1,0 +1,394 @@
+"""The stages of a run, in order; each is skipped when nothing it depends on has changed.
+
+    check ─► before ─► patch ─► after ─► reference ─► ledger ─► report (─► edited checkpoint)
+
+The edited model is measured through its patch, without being written. `write: true` writes it in
+the end, with its model card.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from suture import __version__
+from suture.data import Pair, read_jsonl, sha256_file
+from suture.errors import SutureError
+from suture.progress import note
+from suture.runs.folder import RunFolder
+from suture.runs.recipe import ModelSpec, Recipe
+
+if TYPE_CHECKING:
+    from suture.checkpoint import TensorEdit, TensorSource
+    from suture.inference import LoadedModel
+    from suture.ledger import Ledger, Measurement
+    from suture.report import Provenance, ReportFacts
+
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to. `seconds`: by stage; `wall`: of this call alone."""
+
+    folder: Path
+    ledger: Ledger
+    report: Path
+    patch: dict[str, Any]
+    seconds: dict[str, float]
+    wall: float
+
+    @property
+    def exit_code(self) -> int:
+        """0 proven, 2 broken, 3 not proven."""
+        return self.ledger.exit_code
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "run": str(self.folder),
+            "report": str(self.report),
+            "patch": self.patch,
+            "seconds": self.seconds,
+            "wall": self.wall,
+            **self.ledger.as_dict(),
+        }
+
+
+def run(
+    recipe: Recipe, folder: str | Path, *, command: str | None = None, redact: bool = False
+) -> Outcome:
+    """Run the recipe in `folder`, or go on with it.
+
+    `command`: shown in the report. `redact`: keep no harmful prompts or replies. Raises what the
+    parts raise, E724-E726 for the folder, and KeyboardInterrupt after saying what was kept.
+    """
+    began = time.monotonic()
+    home = RunFolder.open(folder)
+    with home.lock():
+        home.claim(recipe.model_dump(mode="json"), recipe.roles_sha256)
+        try:
+            stages = _Stages(recipe, home, command, redact)
+            ledger, report = stages.everything()
+        except KeyboardInterrupt:
+            kept = ", ".join(result.name for result in home.finished) or "none"
+            note(f"\ninterrupted; finished stages kept in {home.path}: {kept}")
+            raise
+    wall = round(time.monotonic() - began, 3)
+    return Outcome(home.path, ledger, report, stages.patch_info, home.seconds, wall)
+
+
+class _Stages:
+    """One recipe in one folder. Sources are opened once; loaded models live for one side."""
+
+    def __init__(self, recipe: Recipe, home: RunFolder, command: str | None, redact: bool) -> None:
+        self.recipe, self.home, self.command, self.redact = recipe, home, command, redact
+        self.sources: dict[str, TensorSource] = {}
+        self.fingerprints: dict[str, str] = {}
+        self.patch_info: dict[str, Any] = {}
+        self.loaded: dict[str, LoadedModel] = {}
+        self.libraries = _versions()
+
+    def everything(self) -> tuple[Ledger, Path]:
+        """All stages; the ledger and the path of report.html."""
+        recipe = self.recipe
+        self.check()
+        before = self.measure("before", self.sources[recipe.before])
+        self.loaded.clear()  # the method loads what it needs, one model at a time
+        self.derive()
+        after = self.measure("after", self.edited())
+        reference: list[Measurement] = []
+        if recipe.reference is not None:
+            reference = self.measure("reference", self.sources[recipe.reference])
+        self.loaded.clear()
+        ledger = self.ledger(before, after, reference)
+        return ledger, self.report(ledger, before, after, reference)
+
+    def check(self) -> None:
+        """Open everything, compare layouts, look for NaN, read all rows, take fingerprints."""
+        from suture.checkpoint import compare_layouts
+
+        for name, spec in _aligned_first(self.recipe.models):
+            self.sources[name] = _open(spec, self.sources.get("aligned"))
+        base = self.sources[self.recipe.before]
+        for name, source in self.sources.items():
+            if source is not base:
+                compare_layouts(base, source, names=(self.recipe.before, name))
+        for data in self.recipe.data.values():
+            read_jsonl(data.file, Pair, limit=data.limit)
+        self.fingerprints = {name: source.fingerprint() for name, source in self.sources.items()}
+        self.home.stage(
+            "check",
+            inputs={"models": self.fingerprints},
+            work=self._check_finite,
+        )
+
+    def measure(self, side: str, source: TensorSource) -> list[Measurement]:
+        """All suites on one model: SIDE/SUITE.json, with the replies beside it."""
+        from suture.ledger import Measurement
+
+        measured = []
+        for label, spec in self.recipe.suites.items():
+            file = f"{side}/{label}.json"
+            self.home.stage(
+                f"measure-{side}-{label}",
+                inputs={
+                    "model": source.fingerprint(),
+                    "before": self.fingerprints[self.recipe.before],
+                    "suite": {"label": label, **spec.model_dump(mode="json", exclude={"data"})},
+                    "data": [sha256_file(path) for path in self._suite_data(label)],
+                    "template": self._template(),
+                    "device": self.recipe.device,
+                    "dtype": self.recipe.dtype,
+                    "redact": self.redact,
+                    "libraries": self.libraries,
+                },
+                outputs=(file,) if self.redact else (file, f"{side}/{label}.replies.jsonl"),
+                work=self._measuring(label, source, self.home.path / file),
+            )
+            measured.append(Measurement.load(self.home.path / file))
+        before = self.fingerprints[self.recipe.before]
+        self.loaded = {key: lm for key, lm in self.loaded.items() if key == before}
+        return measured
+
+    def derive(self) -> None:
+        """The method's edits, as a patch on `before`."""
+        from suture.patch import PatchWriter, drain
+
+        recipe, out = self.recipe, self.home.path
+        method = recipe.method_config()
+        provenance = {
+            "method": recipe.method.name,
+            "config": method.model_dump(mode="json"),
+            "recipe": recipe.name,
+            "models": self.fingerprints,
+            "data": {name: sha256_file(spec.file) for name, spec in recipe.data.items()},
+        }
+
+        def work() -> None:
+            writer = PatchWriter(self.sources[recipe.before], out / "patch", provenance)
+            drain(_edits(method, self._arguments()), [writer])
+
+        self.home.stage(
+            "derive",
+            inputs={
+                **provenance,
+                "limits": {name: spec.limit for name, spec in recipe.data.items()},
+                "template": self._template(),
+                "device": recipe.device,
+                "libraries": self.libraries,
+            },
+            outputs=("patch",),
+            work=work,
+        )
+
+    def edited(self) -> TensorSource:
+        """The model with the patch on it, unwritten."""
+        from suture.patch import Patch, PatchedCheckpoint
+
+        patch = self.home.path / "patch"
+        self.patch_info = Patch.open(patch).info.as_dict()
+        return PatchedCheckpoint(self.sources[self.recipe.before], [patch])
+
+    def ledger(
+        self,
+        before: Sequence[Measurement],
+        after: Sequence[Measurement],
+        reference: Sequence[Measurement],
+    ) -> Ledger:
+        """Pair, judge, and say so."""
+        from suture.ledger import compare
+
+        began = time.monotonic()
+        result = compare(before, after, reference, self.recipe.roles, seed=self.recipe.seed)
+        self.home.event(
+            "judged", "ledger", verdict=result.verdict, seconds=round(time.monotonic() - began, 3)
+        )
+        return result
+
+    def report(
+        self,
+        ledger: Ledger,
+        before: Sequence[Measurement],
+        after: Sequence[Measurement],
+        reference: Sequence[Measurement],
+    ) -> Path:
+        """report.html, report.json, report.md; with `write: true` the checkpoint with its card."""
+        from suture.report import build_facts, model_card, write_report
+
+        recipe, out, edited = self.recipe, self.home.path, self.edited()
+
+        def facts() -> ReportFacts:
+            return build_facts(
+                title=recipe.description or recipe.name,
+                ledger=ledger,
+                before=before,
+                after=after,
+                reference=reference,
+                patch=self.patch_info,
+                before_source=self.sources[recipe.before],
+                after_source=edited,
+                provenance=self._provenance(),
+                seconds=self.home.seconds,
+                files=self._files(before, after, reference),
+                redact=self.redact,
+            )
+
+        judged = {
+            "ledger": ledger.as_dict(),
+            "files": self._files(before, after, reference),
+            "patch": self.patch_info,
+            "suture": __version__,
+        }
+        self.home.stage(
+            "report",
+            inputs=judged,
+            outputs=("report.html", "report.json", "report.md"),
+            work=lambda: write_report(facts(), out) and None,
+        )
+        if recipe.write:
+            from suture.checkpoint import CheckpointWriter
+
+            self.home.stage(
+                "write",
+                inputs=judged,
+                outputs=("model",),
+                work=lambda: CheckpointWriter(
+                    edited, out / "model", card=model_card(facts())
+                ).close(),
+            )
+        return out / "report.html"
+
+    def _provenance(self) -> Provenance:
+        from suture.report import Provenance
+
+        recipe = self.recipe
+        return Provenance(
+            recipe=recipe.name,
+            command=self.command,
+            method=recipe.method.name,
+            config=recipe.method_config().model_dump(mode="json"),
+            seeds=(recipe.seed,),
+            versions=self.libraries,
+            data=[
+                {"name": name, "file": spec.file.name, "sha256": sha256_file(spec.file)}
+                for name, spec in recipe.data.items()
+            ],
+            roles_sha256=recipe.roles_sha256,
+        )
+
+    def _measuring(
+        self, label: str, source: TensorSource, file: Path
+    ) -> Callable[[], Mapping[str, Any]]:
+        def work() -> Mapping[str, Any]:
+            from suture.suites import measure
+
+            spec = self.recipe.suites[label]
+            found = measure(
+                spec.suite or label,
+                self._load(source),
+                data=spec.data,
+                limit=spec.limit,
+                before=self._load(self.sources[self.recipe.before]),
+                max_new_tokens=spec.max_new_tokens,
+            )
+            if found.suite != label:
+                found = replace(found, suite=label)
+            found.save(file, redact=self.redact)
+            return {"n": found.n, "metrics": found.metrics}
+
+        return work
+
+    def _load(self, source: TensorSource) -> LoadedModel:
+        """The model behind `source`, loaded once for all suites of a side."""
+        from suture.inference import load
+
+        key = source.fingerprint()
+        if key not in self.loaded:
+            recipe = self.recipe
+            self.loaded[key] = load(
+                source, device=recipe.device, dtype=recipe.dtype, chat_template=recipe.chat_template
+            )
+        return self.loaded[key]
+
+    def _arguments(self) -> dict[str, Any]:
+        """Everything a method's `derive` may ask for by name."""
+        recipe = self.recipe
+        rows = {n: read_jsonl(s.file, Pair, limit=s.limit) for n, s in recipe.data.items()}
+        models = {**self.sources, "tuned": self.sources[recipe.before]}
+        return {
+            **models,
+            **rows,
+            "device": recipe.device,
+            "chat_template": recipe.chat_template,
+        }
+
+    def _check_finite(self) -> None:
+        for source in self.sources.values():
+            check = getattr(source, "check_finite", None)
+            if check is not None:
+                check()
+
+    def _suite_data(self, label: str) -> tuple[Path, ...]:
+        from suture.suites import load_suite
+
+        spec = self.recipe.suites[label]
+        return spec.data or tuple(load_suite(spec.suite or label).default_data)
+
+    def _template(self) -> str | None:
+        file = self.recipe.chat_template
+        return sha256_file(file) if file else None
+
+    def _files(self, *sides: Sequence[Measurement]) -> dict[str, dict[str, Any]]:
+        found = {}
+        for side, measured in zip(("before", "after", "reference"), sides, strict=True):
+            for m in measured:
+                file = f"{side}/{m.suite}.json"
+                found[f"{side}/{m.suite}/{m.data.get('name', '')}"] = {
+                    "file": file,
+                    "sha256": sha256_file(self.home.path / file),
+                }
+        return found
+
+
+def _aligned_first(models: Mapping[str, ModelSpec]) -> list[tuple[str, ModelSpec]]:
+    """Adapters are merged onto `aligned`, so it is opened first."""
+    return sorted(models.items(), key=lambda item: item[0] != "aligned")
+
+
+def _open(spec: ModelSpec, base: TensorSource | None) -> TensorSource:
+    from suture.patch import open_model
+
+    return open_model(spec.path, base=base, patches=spec.patches)
+
+
+def _edits(method: Any, available: Mapping[str, Any]) -> Iterator[TensorEdit]:
+    """`method.derive` with what its signature asks for. E728 when the recipe lacks a part of it."""
+    wanted = inspect.signature(method.derive).parameters
+    missing = [n for n, p in wanted.items() if p.default is p.empty and n not in available]
+    if missing:
+        raise SutureError(
+            "E728",
+            f"the method needs {', '.join(missing)}",
+            why=f"{type(method).__name__} reads more than the recipe gives",
+            fix=f"add {missing[0]} under models or data",
+        )
+    edits: Iterator[TensorEdit] = method.derive(
+        **{n: v for n, v in available.items() if n in wanted}
+    )
+    return edits
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -1,0 +1,268 @@
+"""A recipe: which models, which method, which suites, and what each metric is for.
+
+Everything that decides a run's result is in this one YAML file (`--set K=V` changes a value of
+it). Roles and margins are hashed before anything is measured, so nobody tunes them to a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from suture.config import FrozenConfig, key_lines, read_yaml
+from suture.errors import SutureError, nearest
+from suture.ledger import Role, roles_hash
+
+Resolver = Callable[[str, str], Any]  # (section, NAME) of "lab:NAME" to a path or {path, patches}
+
+
+class ModelSpec(FrozenConfig):
+    """A checkpoint folder (or PEFT adapter on `aligned`), with patches put on while reading."""
+
+    path: Path = Field(description="checkpoint folder, or a PEFT LoRA folder")
+    patches: tuple[Path, ...] = Field((), description="patches on it, in order")
+
+
+class DataSpec(FrozenConfig):
+    """JSONL rows for a method."""
+
+    file: Path = Field(description="JSONL file")
+    limit: int | None = Field(None, ge=1, description="only the first rows")
+
+
+class SuiteSpec(FrozenConfig):
+    """One suite of the run. Its key in the recipe names it in roles and in the report."""
+
+    suite: str | None = Field(None, description="which suite; default: the key itself")
+    data: tuple[Path, ...] | None = Field(None, description="JSONL rows; default: the suite's own")
+    limit: int | None = Field(None, ge=1, description="only the first rows")
+    max_new_tokens: int | None = Field(None, ge=1, description="default: the suite's own")
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Path) else value
+
+
+class MethodSpec(FrozenConfig, extra="allow"):
+    """The method's name; every other key belongs to the method's own config."""
+
+    name: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The method's own keys."""
+        return dict(self.model_extra or {})
+
+
+class Recipe(FrozenConfig):
+    """A whole run: models, method, suites, roles. The method edits `before`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run folder")
+    description: str = ""
+    models: dict[str, ModelSpec] = Field(description="aligned, tuned, unaligned")
+    before: str = Field("tuned", description="the model to be edited; the patch's base")
+    reference: str | None = Field("aligned", description="sets the level of roles `against` it")
+    method: MethodSpec
+    data: dict[str, DataSpec] = Field(default_factory=dict, description="safety, calibration")
+    suites: dict[str, SuiteSpec] = Field(min_length=1)
+    roles: tuple[Role, ...] = Field(min_length=1)
+    write: bool = Field(False, description="also write the edited checkpoint into the run folder")
+    chat_template: Path | None = Field(None, description="jinja file, for folders without one")
+    device: str = Field("auto", description="auto, cpu, cuda:N, mps")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(0, ge=0, description="of the ledger's resampling")
+
+    @field_validator("models", "data", "suites", mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any, info: Any) -> Any:
+        """`tuned: DIR` for `tuned: {path: DIR}`, `safety: FILE` for `{file: FILE}`, `safety:`."""
+        if not isinstance(value, Mapping):
+            return value
+        key = {"models": "path", "data": "file", "suites": "data"}[info.field_name]
+        return {
+            name: {key: spec} if isinstance(spec, str | Path) else ({} if spec is None else spec)
+            for name, spec in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        wanted = [("before", self.before)]
+        if self.reference is not None:
+            wanted.append(("reference", self.reference))
+        for key, name in wanted:
+            if name not in self.models:
+                raise ValueError(_unknown(f"{key} is '{name}', which models", name, self.models))
+        for role in self.roles:
+            if role.suite not in self.suites:
+                raise ValueError(
+                    _unknown(
+                        f"role '{role.metric}' needs a suite that suites", role.suite, self.suites
+                    )
+                )
+            if role.against == "reference" and self.reference is None:
+                raise ValueError(f"role '{role.metric}' is against a reference, but there is none")
+        return self
+
+    @property
+    def roles_sha256(self) -> str:
+        """Hash of roles and margins, fixed in the run folder before anything is measured."""
+        return roles_hash(self.roles)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the whole recipe in canonical JSON, hex."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def method_config(self, *, where: str | Path = "method") -> FrozenConfig:
+        """The method with its config checked. Raises SutureError E720 for an unknown method."""
+        return _method(self.method, where, None)
+
+
+def read_recipe(
+    path: str | Path, overrides: Sequence[str] = (), *, resolve: Resolver | None = None
+) -> Recipe:
+    """Read and check a recipe file; paths in it are relative to the file.
+
+    `overrides`: `method.removed=0.5` and the like; paths in them are relative to where you stand.
+    `resolve`: turns `lab:NAME` into what it stands for. Raises SutureError E701/E702 (key or value, with file:line), E703-E705 (YAML), E720
+    (method), E721 (a file or folder that is not there), E722 (metric), E520 (suite).
+    """
+    path = Path(path)
+    values = read_yaml(path, overrides)
+    lines = key_lines(path)
+    for override in overrides:
+        at = tuple(override.partition("=")[0].strip().split("."))
+        lines.pop(at, None)
+        _from_here(values, at)
+    if resolve is not None:
+        values = {key: _resolved(value, key, resolve) for key, value in values.items()}
+    recipe = Recipe.load(values, where=path, lines=lines)
+    _method(recipe.method, path, lines)
+    _check_suites(recipe, path, lines)
+    recipe = _absolute(recipe, path.resolve().parent)
+    _check_files(recipe, path, lines)
+    return recipe
+
+
+def _method(spec: MethodSpec, where: str | Path, lines: Any) -> FrozenConfig:
+    from suture.methods import METHODS
+
+    if spec.name not in METHODS:
+        close = nearest(spec.name, METHODS)
+        raise SutureError(
+            "E720",
+            f"unknown method '{spec.name}'",
+            where=_line(where, lines, "method", "name"),
+            fix=f"did you mean '{close}'?" if close else f"one of: {', '.join(METHODS)}",
+        )
+    below = {at[1:]: n for at, n in (lines or {}).items() if len(at) > 1 and at[0] == "method"}
+    found: FrozenConfig = METHODS[spec.name].load(spec.config, where=where, lines=below)
+    return found
+
+
+def _check_suites(recipe: Recipe, where: Path, lines: Any) -> None:
+    from suture.suites import load_suite
+
+    metrics = {}
+    for label, spec in recipe.suites.items():
+        try:
+            metrics[label] = load_suite(spec.suite or label).metrics
+        except SutureError as error:
+            error.where = _line(where, lines, "suites", label)
+            raise
+    for index, role in enumerate(recipe.roles):
+        known = metrics[role.suite]
+        if role.column not in known:
+            close = nearest(role.column, known)
+            raise SutureError(
+                "E722",
+                f"suite '{role.suite}' has no metric '{role.column}'",
+                where=_line(where, lines, "roles", index),
+                fix=f"did you mean '{close}'?" if close else f"one of: {', '.join(known)}",
+            )
+
+
+def _check_files(recipe: Recipe, where: Path, lines: Any) -> None:
+    wanted = [(("models", k), s.path, True) for k, s in recipe.models.items()]
+    wanted += [(("models", k), p, True) for k, s in recipe.models.items() for p in s.patches]
+    wanted += [(("data", k), s.file, False) for k, s in recipe.data.items()]
+    wanted += [(("suites", k), p, False) for k, s in recipe.suites.items() for p in s.data or ()]
+    if recipe.chat_template:
+        wanted.append((("chat_template",), recipe.chat_template, False))
+    for at, path, folder in wanted:
+        if path.is_dir() if folder else path.is_file():
+            continue
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = nearest(path.name, beside)
+        raise SutureError(
+            "E721",
+            f"{'.'.join(at)}: there is no {'folder' if folder else 'file'} {path}",
+            where=_line(where, lines, *at),
+            fix=f"did you mean '{path.parent / close}'?"
+            if close
+            else "paths are relative to the recipe; or use --set " + ".".join(at) + "=PATH",
+        )
+
+
+def _absolute(recipe: Recipe, root: Path) -> Recipe:
+    def at(path: Path) -> Path:
+        return root / path.expanduser()
+
+    def model(spec: ModelSpec) -> ModelSpec:
+        return ModelSpec(path=at(spec.path), patches=tuple(map(at, spec.patches)))
+
+    changes: dict[str, Any] = {
+        "models": {k: model(s) for k, s in recipe.models.items()},
+        "data": {k: s.model_copy(update={"file": at(s.file)}) for k, s in recipe.data.items()},
+        "suites": {
+            k: s.model_copy(update={"data": tuple(map(at, s.data))}) if s.data else s
+            for k, s in recipe.suites.items()
+        },
+    }
+    if recipe.chat_template:
+        changes["chat_template"] = at(recipe.chat_template)
+    return recipe.model_copy(update=changes)
+
+
+def _resolved(value: Any, section: str, resolve: Resolver) -> Any:
+    if isinstance(value, dict):
+        return {key: _resolved(item, section, resolve) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item, section, resolve) for item in value]
+    if isinstance(value, str) and value.startswith("lab:"):
+        return resolve(section, value.removeprefix("lab:"))
+    return value
+
+
+def _from_here(values: dict[str, Any], at: tuple[str, ...]) -> None:
+    """A path given with --set is relative to the working folder: make it absolute."""
+    is_path = at[0] in ("models", "data") and at[-1] != "limit"
+    is_path = (
+        is_path or at[0] == "chat_template" or (at[0] == "suites" and at[2:] in ((), ("data",)))
+    )
+    holder: Any = values
+    for key in at[:-1]:
+        holder = holder[key]
+    given = holder[at[-1]]
+    if is_path and isinstance(given, str) and not given.startswith("lab:"):
+        holder[at[-1]] = str(Path.cwd() / Path(given).expanduser())
+
+
+def _line(where: str | Path, lines: Any, *at: str | int) -> str:
+    for length in range(len(at), 0, -1):
+        if lines and at[:length] in lines:
+            return f"{where}:{lines[at[:length]]}"
+    return str(where)
+
+
+def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
+    close = nearest(name, known)
+    hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(known)}"
+    return f"{what} does not have; {hint}"

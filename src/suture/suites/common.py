@@ -1,0 +1,187 @@
+"""What every suite shares: the protocol, asking a model, and the quality of its replies.
+
+A suite is one module with a `SUITE`: it reads items, measures a model on them and scores texts.
+Scoring is apart from generating, so that `suture score` needs no model.
+
+Quality columns of every suite that generates, one number per reply:
+
+    ends_properly   1 when the reply ended by itself, before the token limit, and says something
+    distinct_2      different word pairs / word pairs; 1 for a single word, 0 for an empty reply
+    repetition      share of the words inside a loop: a phrase of 1 to 8 words, three times running
+    logprob_before  mean log-probability per token under the before model, where one is given
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from suture.config import FrozenConfig
+from suture.errors import SutureError
+from suture.ledger import Better, ReplyRow, Row
+
+if TYPE_CHECKING:
+    from suture.inference import LoadedModel
+    from suture.suites.scorers import Scorer
+
+DATA = Path(__file__).parent / "data"
+QUALITY: dict[str, Better] = {
+    "ends_properly": "higher",
+    "distinct_2": "higher",
+    "repetition": "lower",
+    "logprob_before": "higher",
+}
+_LONGEST_LOOP = 8
+_UNSPACED = 20  # mean "word" length above which a text has no blanks and characters count as words
+
+I = TypeVar("I")
+
+
+class Item(Protocol):
+    """What every record of a data file has."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def cluster(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a suite found: one row per item, and the replies where it generated any."""
+
+    rows: list[Row]
+    replies: list[ReplyRow]
+
+
+class Suite(Protocol):
+    """One thing worth measuring. Modules of `suture.suites` hold one each, as `SUITE`."""
+
+    name: str
+    metrics: Mapping[str, Better]
+    default_data: tuple[Path, ...]
+    max_new_tokens: int
+    scorer: str | None
+    needs_before: bool
+
+    def read(self, files: Sequence[Path], limit: int | None) -> list[Any]:
+        """The items, checked; `limit` thins them evenly (see `thin`)."""
+        ...
+
+    def measure(
+        self,
+        lm: LoadedModel,
+        items: list[Any],
+        *,
+        max_new_tokens: int,
+        scorer: Scorer | None,
+        before: LoadedModel | None = None,
+    ) -> Answers:
+        """Ask `lm` and score what it says."""
+        ...
+
+    def score(
+        self, items: list[Any], replies: Sequence[ReplyRow], scorer: Scorer | None
+    ) -> list[Row]:
+        """Every score that follows from the texts alone."""
+        ...
+
+
+def ask(lm: LoadedModel, items: Sequence[Item], max_new_tokens: int) -> list[ReplyRow]:
+    """Greedy replies to the items' prompts, in order."""
+    from suture.inference import generate
+
+    replies = generate(lm, [item.prompt for item in items], max_new_tokens=max_new_tokens)
+    return [
+        ReplyRow(item.id, item.prompt, reply.text, reply.ended, reply.tokens)
+        for item, reply in zip(items, replies, strict=True)
+    ]
+
+
+def with_logprob(
+    rows: Sequence[Row], replies: Sequence[ReplyRow], before: LoadedModel
+) -> list[Row]:
+    """The rows with the column `logprob_before`."""
+    from suture.inference import reply_logprob
+
+    values = reply_logprob(before, [r.prompt for r in replies], [r.reply for r in replies])
+    return [
+        Row(row.item, {**row.scores, "logprob_before": value}, row.cluster)
+        for row, value in zip(rows, values, strict=True)
+    ]
+
+
+def quality(reply: ReplyRow) -> dict[str, float]:
+    """The quality columns that follow from the reply itself."""
+    words = _words(reply.reply)
+    pairs = list(itertools.pairwise(words))
+    distinct = len(set(pairs)) / len(pairs) if pairs else float(bool(words))
+    return {
+        "ends_properly": float(reply.ended and bool(words)),
+        "distinct_2": distinct,
+        "repetition": _looped(words) / len(words) if words else 0.0,
+    }
+
+
+def _words(text: str) -> list[str]:
+    words = text.casefold().split()
+    if words and len("".join(words)) / len(words) > _UNSPACED:
+        return [char for word in words for char in word]
+    return words
+
+
+def _looped(words: Sequence[str]) -> int:
+    """How many words lie inside a phrase of 1 to 8 words that stands at least thrice running."""
+    inside = bytearray(len(words))
+    for period in range(1, _LONGEST_LOOP + 1):
+        run = 0  # how far back every word equals the one a period earlier
+        for i in range(period, len(words) + 1):
+            if i < len(words) and words[i] == words[i - period]:
+                run += 1
+                continue
+            if run >= 2 * period:
+                start = i - run - period
+                inside[start:i] = b"\x01" * (i - start)
+            run = 0
+    return sum(inside)
+
+
+def thin(items: Sequence[I], limit: int | None) -> list[I]:
+    """At most `limit` items, spread evenly over the file (files are often sorted by kind)."""
+    if limit is not None and limit < 1:
+        raise SutureError("E702", f"limit is {limit}", fix="give a limit of at least 1")
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def one_id_each(items: Sequence[Item], files: Sequence[Path]) -> None:
+    """Refuse (E524) an id that two files share."""
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise SutureError(
+                "E524",
+                f"id '{item.id}' stands in two data files",
+                where=", ".join(map(str, files)),
+                why="rows of two models are paired by id",
+                fix="give each row its own id",
+            )
+        seen.add(item.id)
+
+
+def items_sha256(items: Sequence[FrozenConfig]) -> str:
+    """SHA-256 of the items in canonical JSON: the same for any file layout, other for a subset."""
+    digest = hashlib.sha256()
+    for item in items:
+        content = item.model_dump(mode="json", exclude_none=True)
+        line = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        digest.update(line.encode("utf-8") + b"\n")
+    return digest.hexdigest()
