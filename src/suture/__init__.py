@@ -3,8 +3,8 @@
 Everything the commands do is a call here: `suture.diff(base, edited, out)`,
 `suture.apply(base, [patch], out)`, `suture.measure("safety", model)`,
 `suture.compare(before, after, reference, roles)`, `suture.IRR(...).derive(...)`,
-`suture.run("recipe.yaml")`. Names are resolved at first use: `import suture` imports neither
-torch nor transformers.
+`suture.run(suture.read_recipe("repair.yaml"), "runs/repair")`. Names are resolved at first use:
+`import suture` imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _WHERE = {
     "apply": "suture.patch",
     "revert": "suture.patch",
     "verify": "suture.patch",
+    "METHODS": "suture.methods",
     "Prompt": "suture.data",
     "Pair": "suture.data",
     "Choice": "suture.data",
@@ -31,7 +32,7 @@ _WHERE = {
     "load": "suture.inference",
     "generate": "suture.inference",
     "IRR": "suture.methods",
-    "derive": "suture.methods",
+    "derive": "suture.cli.derive",
     "measure": "suture.suites",
     "score": "suture.suites",
     "Measurement": "suture.ledger",
@@ -41,6 +42,7 @@ _WHERE = {
     "write_report": "suture.report",
     "Recipe": "suture.runs",
     "plan": "suture.runs",
+    "read_recipe": "suture.runs",
     "run": "suture.runs",
 }
 _PARTS = (
@@ -50,6 +52,7 @@ _PARTS = (
 
 __all__ = [
     "IRR",
+    "METHODS",
     "Checkpoint",
     "Choice",
     "Ledger",
@@ -72,6 +75,7 @@ __all__ = [
     "open_model",
     "plan",
     "read_jsonl",
+    "read_recipe",
     "revert",
     "run",
     "score",

@@ -11,7 +11,7 @@ from suture.report.scatter import Point
 
 HARMFUL_PROMPT = "PLACEHOLDER for a harmful test prompt, number"
 HARMFUL_REPLY = "PLACEHOLDER for whatever the damaged model said to it, number"
-REFUSAL = "I'm sorry, but I can't help with that. If you want, I can suggest something safe instead."
+REFUSAL = "I'm sorry, but I can't help with that. I can suggest something safe instead."
 
 
 def ledger_rows() -> list[dict]:
@@ -244,7 +244,7 @@ def provenance() -> Provenance:
         for suite, n in (("safety", 275), ("task", 600), ("over-refusal", 320))
     ]
     return Provenance(
-        recipe="# suture run recipes/repair.yaml\nmethod: irr\nirr:\n  removed: 0.4\n  balance: 1.0\n",
+        recipe="# suture run recipes/repair.yaml\nmethod:\n  name: irr\n  removed: 0.4\n",
         command="suture run recipes/repair.yaml",
         method="irr",
         config={"removed": 0.4, "block": 128, "scope": "all", "solver": "balanced", "balance": 1.0},

@@ -31,7 +31,6 @@ from suture.errors import SutureError
 from suture.lazy import torch
 from suture.progress import track
 
-
 # Settings that do not change what is merged. Any other key must be empty or false.
 _HARMLESS = frozenset(
     "alpha_pattern auto_mapping base_model_name_or_path bias corda_config eva_config "

@@ -155,7 +155,10 @@ def weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SutureError("E103", "no 'weight_map' in the index", where=where)
-    files = sorted({name if isinstance(name, str) else repr(name) for name in weight_map.values()})
+    for name in weight_map.values():
+        if not plain_name(name):
+            inside(folder, name)
+    files = sorted(set(weight_map.values()))
     for name in files:
         inside(folder, name)
         if not name.endswith(".safetensors"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from suture.checkpoint import dtypes
@@ -129,7 +130,7 @@ def _truncated(where: str, expected: int, found: int) -> SutureError:
 
 
 def build_header(
-    tensors: list[tuple[str, str, tuple[int, ...]]], metadata: dict[str, str]
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: dict[str, str]
 ) -> tuple[bytes, dict[str, int]]:
     """Header bytes (with the length prefix, padded to 8) and each tensor's absolute offset."""
     entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}

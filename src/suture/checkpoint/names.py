@@ -119,8 +119,8 @@ def missing_and_extra(
         extra += [f"{stack}.{index}.*" for index in sorted(layers) if index >= count]
         for rest, holders in _holders(layers).items():
             absent = [index for index in sorted(layers) if index not in holders]
-            if not absent or not (uniform or _group_is_partial(rest, absent, layers)):
-                continue
+            if not uniform:
+                absent = [index for index in absent if _is_partial(layers[index], rest)]
             if role(f"{stack}.0.{rest}").matrix == "other" and len(holders) < len(absent):
                 extra += [f"{stack}.{index}.{rest}" for index in sorted(holders)]
             else:
@@ -147,18 +147,14 @@ def _holders(layers: Mapping[int, set[str]]) -> dict[str, set[int]]:
 _GROUPS = ({"q", "k", "v", "o"}, {"gate", "up", "down"}, {"fc1", "fc2"})
 
 
-def _group_is_partial(rest: str, absent: list[int], layers: Mapping[int, set[str]]) -> bool:
-    """Whether a layer lacks `rest` although it has other matrices of the same block."""
-    matrix = role(f"layers.0.{rest}").matrix
-    block = rest.rsplit(".", 2)[0] if rest.count(".") >= 2 else ""
-    for group in _GROUPS:
-        if matrix in group:
-            return any(
-                role(f"layers.0.{other}").matrix in group and other.startswith(block)
-                for index in absent
-                for other in layers[index]
-            )
-    return False
+def _is_partial(layer: set[str], rest: str) -> bool:
+    """Whether a layer without the matrix `rest` has others of the same block."""
+    matrix, block = role(f"layers.0.{rest}").matrix, rest.rsplit(".", 2)[0]
+    group = next((group for group in _GROUPS if matrix in group), set())
+    return any(
+        role(f"layers.0.{other}").matrix in group and other.startswith(f"{block}.")
+        for other in layer
+    )
 
 
 def find_ties(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import socket
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,8 @@ class Stage:
                 )
             self.path = self.out.with_name(f"{_prefix(self.out)}{_owner()}-{secrets.token_hex(4)}")
             self.path.mkdir()
-        self._open = True
+        # An owner that is dropped without commit or discard leaves nothing behind either.
+        self._remove = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
     def commit(self) -> None:
         """Fsync everything and publish it under the final name."""
@@ -67,13 +69,11 @@ class Stage:
                     self.out.rmdir()
                 os.rename(self.path, self.out)
             fsync(self.out.parent)
-        self._open = False
+        self._remove.detach()
 
     def discard(self) -> None:
         """Remove what was staged; harmless after `commit` or twice."""
-        if self._open:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self._open = False
+        self._remove()
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def run(argv: Sequence[str]) -> int:
     except BaseException as error:
         if debug and not isinstance(error, SystemExit):
             raise
-        return _refused(error, as_json)
+        return _refused(error, as_json, args)
 
 
 def _dispatch(args: list[str]) -> int:
@@ -176,8 +176,8 @@ def _dispatch(args: list[str]) -> int:
     return code if type(code) is int else 0
 
 
-def _refused(error: BaseException, as_json: bool) -> int:
-    known = _explain(error)
+def _refused(error: BaseException, as_json: bool, args: Sequence[str]) -> int:
+    known = _explain(error, args)
     if known is None:
         return int(error.code or 0) if isinstance(error, SystemExit) else 1
     if as_json:
@@ -187,14 +187,14 @@ def _refused(error: BaseException, as_json: bool) -> int:
     return 1
 
 
-def _explain(error: BaseException) -> SutureError | None:
+def _explain(error: BaseException, args: Sequence[str]) -> SutureError | None:
     """Any exception as a refusal with a remedy; None when there is nothing to add."""
     if isinstance(error, SutureError):
         return error
     if isinstance(error, SystemExit):
         return None
     if hasattr(error, "format_message"):  # a usage error of typer's parser
-        return _usage(error)
+        return _usage(error, args)
     if type(error).__name__ == "Abort":
         return SutureError("E719", "stopped: the question was not answered")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -221,10 +221,11 @@ def _explain(error: BaseException) -> SutureError | None:
     )
 
 
-def _usage(error: Any) -> SutureError:
+def _usage(error: Any, args: Sequence[str]) -> SutureError:
     """Typer's usage errors, with the nearest right option and the usage line."""
     ctx: Any = getattr(error, "ctx", None)
-    path = ctx.command_path if ctx is not None else "suture"
+    verb = [arg for arg in args[:1] if arg in COMMANDS]
+    path = ctx.command_path if ctx is not None else " ".join(["suture", *verb])
     help_line = f"`{path} --help` lists everything"
     option = str(getattr(error, "option_name", ""))
     message = error.format_message().rstrip(".")

@@ -18,8 +18,8 @@ MAX_TOKENS = 8192  # rows x width of one forward pass
 
 @dataclass(frozen=True)
 class Batch:
-    """`rows`: indices into the sequences; `ids`: rows x width; `mask`: 1 for a token, 0 for padding,
-    None when nothing is padded; `positions`: of the tokens in their own sequence.
+    """`rows`: indices into the sequences; `ids`: rows x width; `mask`: 1 for a token, 0 for
+    padding, None when nothing is padded; `positions`: of the tokens in their own sequence.
     """
 
     rows: list[int]
@@ -34,7 +34,11 @@ class Batch:
 
 
 def plan_rows(
-    lengths: Sequence[int], *, extra: int = 0, max_rows: int = MAX_ROWS, max_tokens: int = MAX_TOKENS
+    lengths: Sequence[int],
+    *,
+    extra: int = 0,
+    max_rows: int = MAX_ROWS,
+    max_tokens: int = MAX_TOKENS,
 ) -> list[list[int]]:
     """Row indices per batch, longest first, so that what does not fit in memory fails at once.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Visit = Callable[[tuple[str, ...], "torch.Tensor"], None]
 
 
-class _Recorded(Exception):
+class _RecordedError(Exception):
     """Stops the recording forward after the last block: head and logits are not needed."""
 
 
@@ -77,7 +77,7 @@ class BlockStream:
         self.layer = 0
         _, self._blocks = decoder_layers(lm.model)
         lengths = [max(len(s), width or 0) for s in sequences]
-        lm.require_room(max(lengths, default=0), "the longest sequence")
+        lm.check_rows(sequences, "the longest sequence")
         self._held = [
             self._record(lm, sequences, rows, starts, count_padding, width)
             for rows in plan_rows(lengths, max_rows=256, max_tokens=max_tokens)
@@ -137,7 +137,7 @@ class BlockStream:
             entered.append(hidden)
             calls.append((positional, named))
             if len(calls) == len(self._blocks):
-                raise _Recorded
+                raise _RecordedError
             return hidden
 
         for block in self._blocks:
@@ -150,7 +150,7 @@ class BlockStream:
                     position_ids=batch.positions,
                     use_cache=False,
                 )
-        except _Recorded:
+        except _RecordedError:
             pass
         finally:
             for block in self._blocks:

@@ -49,7 +49,7 @@ def generate(
     if max_new_tokens < 1:
         raise SutureError("E702", f"max_new_tokens is {max_new_tokens}", fix="give at least 1")
     ids = [encode(lm.tokenizer, lm.template, p, system=system).ids for p in prompts]
-    lm.require_room(max(map(len, ids), default=0) + max_new_tokens, "the longest prompt and reply")
+    lm.check_rows(ids, "the longest prompt and reply", extra=max_new_tokens)
     found: dict[int, list[int]] = {}
     with torch.inference_mode():
         for batch in track(
@@ -120,7 +120,5 @@ def _reply(lm: LoadedModel, ids: list[int]) -> Reply:
     ended = bool(ids) and ids[-1] in lm.stops
     kept = ids[:-1] if ended else ids
     # spaces stay as they were generated, so that tokenizing the text again gives the same tokens
-    text = lm.tokenizer.decode(
-        kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+    text = lm.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Reply(str(text), len(kept), ended)

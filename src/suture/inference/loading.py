@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 _WIDTH = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 _HEADROOM = 1.3  # weights plus activations and caches of a modest batch
-_RECOMPUTED = re.compile(r"rotary_emb\.inv_freq$")  # saved by old exporters, derived from the config
+_RECOMPUTED = re.compile(
+    r"rotary_emb\.inv_freq$"
+)  # saved by old exporters, derived from the config
 _RUNS_CODE = ("auto_map", "_attn_implementation", "attn_implementation", "quantization_config")
 
 
@@ -62,8 +65,13 @@ class LoadedModel:
         """The content fingerprint of the source; hashes all tensors at first use."""
         return self.source.fingerprint()
 
-    def require_room(self, length: int, what: str) -> None:
-        """Refuse a sequence longer than the model's context (SutureError E506)."""
+    def check_rows(self, rows: Sequence[Sequence[int]], what: str, *, extra: int = 0) -> None:
+        """Refuse token ids that the model cannot take.
+
+        Raises SutureError E506 for a row longer than the context (after `extra` more tokens) and
+        E508 for an id beyond the embedding.
+        """
+        length = max(map(len, rows), default=0) + extra
         room = getattr(self.model.config, "max_position_embeddings", None)
         if isinstance(room, int) and length > room:
             raise SutureError(
@@ -72,6 +80,16 @@ class LoadedModel:
                 where=str(self.source.path),
                 why="beyond its context a model's output means nothing",
                 fix="shorten the row, or lower the number of new tokens",
+            )
+        embedding: Any = self.model.get_input_embeddings()
+        embedded = int(embedding.weight.shape[0])
+        highest = max((max(row) for row in rows if row), default=0)
+        if highest >= embedded:
+            raise SutureError(
+                "E508",
+                f"the tokenizer gives id {highest}, the embedding has {embedded} rows",
+                where=str(self.source.path),
+                fix="use the tokenizer and chat template this checkpoint was trained with",
             )
 
 
@@ -89,8 +107,7 @@ def load(
     `chat_template`: a jinja file to use instead of the folder's own.
 
     Raises SutureError: E501 unknown architecture, E502 missing or unexpected tensors, E503 other
-    shapes, E504 tied tensors that differ, E505 tokenizer, E507 device, E508 vocabulary; E32x chat
-    template.
+    shapes, E504 tied tensors that differ, E505 tokenizer, E507 device; E32x chat template.
     """
     from suture.data import ChatTemplate
 
@@ -102,10 +119,12 @@ def load(
     precision = _dtype(dtype, source, place)
     model = _skeleton(config, precision, place, source)
     names = _fill(model, source)
-    _check_vocabulary(model, tokenizer, source)
-    model.eval().requires_grad_(False)
+    model.eval()  # type: ignore[no-untyped-call]
+    model.requires_grad_(False)
     stops = _stops(config, tokenizer, source.path)
-    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else min(stops, default=0)
+    pad = (
+        tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else min(stops, default=0)
+    )
     return LoadedModel(model, tokenizer, template, source, place, precision, names, stops, pad)
 
 
@@ -133,7 +152,9 @@ def model_config(source: TensorSource) -> transformers.PreTrainedConfig:
             f"transformers {transformers.__version__} knows no model_type {kind!r}",
             where=where,
             why="only architectures built into transformers are run, never a folder's own code",
-            fix=f"did you mean '{close}'?" if close else "use a checkpoint of a built-in architecture",
+            fix=f"did you mean '{close}'?"
+            if close
+            else "use a checkpoint of a built-in architecture",
         )
     try:
         return known[kind].from_dict(raw)
@@ -154,7 +175,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             "E505",
             f"the tokenizer cannot be loaded: {_first_line(error)}",
             where=str(path),
-            fix="copy tokenizer.json and tokenizer_config.json of the original model into the folder",
+            fix="copy tokenizer.json and tokenizer_config.json of the original model here",
         ) from error
     return tokenizer
 
@@ -172,7 +193,7 @@ def _skeleton(
     for attention in ("sdpa", "eager"):
         try:
             with torch.device(device), no_init_weights():
-                model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(
+                model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
                     config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
                 )
         except Exception as error:
@@ -248,27 +269,12 @@ def _match(
     if strange:
         raise SutureError(
             "E502",
-            f"{len(strange)} tensors of the checkpoint have no place in the model: {_some(strange)}",
+            f"{len(strange)} tensors have no place in the model: {_some(strange)}",
             where=str(source.path),
             why="weights that are left out make another model",
             fix="check model_type and the sizes in config.json",
         )
     return names
-
-
-def _check_vocabulary(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: TensorSource
-) -> None:
-    embedding = model.get_input_embeddings()
-    rows = int(embedding.weight.shape[0])  # type: ignore[union-attr, arg-type]
-    highest = max(tokenizer.get_vocab().values(), default=0)
-    if highest >= rows:
-        raise SutureError(
-            "E508",
-            f"the tokenizer has ids up to {highest}, the embedding only {rows} rows",
-            where=str(source.path),
-            fix="use the tokenizer this checkpoint was trained with",
-        )
 
 
 def _stops(

@@ -38,11 +38,11 @@ def option_logprobs(
     ends = [
         [_reply_ids(lm, p, o, system) for o in row] for p, row in zip(prompts, options, strict=True)
     ]
-    longest = [max((len(o) for o in row), default=0) for row in ends]
-    lm.require_room(
-        max((len(s) + n for s, n in zip(starts, longest, strict=True)), default=0),
+    lm.check_rows(
+        [start + o for start, row in zip(starts, ends, strict=True) for o in row],
         "the longest prompt and option",
     )
+    longest = max((len(o) for row in ends for o in row), default=0)
     scores = [[0.0] * len(row) for row in ends]
     with torch.inference_mode():
         for batch in track(
@@ -50,7 +50,7 @@ def option_logprobs(
                 starts,
                 pad=lm.pad,
                 device=lm.device,
-                extra=max(longest, default=0),
+                extra=longest,
                 max_tokens=max_tokens,
             ),
             "options",
@@ -163,20 +163,22 @@ def _rows(
         response = response[:-1] if len(response) > 1 else response
         ids.append(start + response)
         scored.append(len(response))
-    lm.require_room(max(map(len, ids), default=0), "the longest prompt and reply")
+    lm.check_rows(ids, "the longest prompt and reply")
     return _Rows(ids, scored)
 
 
-def _reply_batches(
-    lm: LoadedModel, rows: _Rows, max_tokens: int
-) -> Iterator[tuple[Batch, int]]:
+def _reply_batches(lm: LoadedModel, rows: _Rows, max_tokens: int) -> Iterator[tuple[Batch, int]]:
     """Batches and the number of trailing columns that hold their longest reply."""
     vocabulary = int(lm.model.config.vocab_size)
     longest = max(rows.scored, default=1)
     at_once = max(1, _MAX_LOGITS // (vocabulary * (longest + 1)))
     for batch in track(
         batches(
-            rows.ids, pad=lm.pad, device=lm.device, max_rows=min(at_once, 128), max_tokens=max_tokens
+            rows.ids,
+            pad=lm.pad,
+            device=lm.device,
+            max_rows=min(at_once, 128),
+            max_tokens=max_tokens,
         ),
         "score",
     ):

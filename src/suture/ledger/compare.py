@@ -125,46 +125,10 @@ def compare(
     allowed = holm([estimate.p_below for _, estimate, _ in pending])
     junk = check_junk(sides["before"], sides["after"], sides["reference"], seed=seed)
     bad = degenerate_suites(junk)
-    rows = []
-    for role, (values, estimate, better), broken_allowed in zip(
-        roles, pending, allowed, strict=True
-    ):
-        verdict, note = _verdict(role, estimate, broken_allowed)
-        if role.suite in bad and verdict in ("improved", "held"):
-            verdict, note = "not proven", f"replies degenerate: {bad[role.suite]}"
-        elif any(side.get("identity") == "declared" for side in _models(role, sides)):
-            note = "; ".join(filter(None, [note, "identity declared, not fingerprinted"]))
-        needed = None
-        if verdict == "not proven" and role.suite not in bad:
-            needed = needed_n(
-                role,
-                estimate.difference,
-                estimate.spread,
-                binary=estimate.binary,
-                units_per_item=(estimate.clusters or estimate.n) / estimate.n,
-            )
-        rows.append(
-            LedgerRow(
-                suite=role.suite,
-                metric=role.column,
-                role=role.role,
-                better=better,
-                n=estimate.n,
-                before=values["before"],
-                after=values["after"],
-                reference=values.get("reference"),
-                difference=estimate.difference,
-                ci95=(estimate.low, estimate.high),
-                margin=role.margin,
-                verdict=verdict,
-                test=estimate.test,
-                p_value=estimate.p_value,
-                needed_n=needed,
-                against=role.against,
-                min_gain=role.min_gain,
-                note=note,
-            )
-        )
+    rows = [
+        _row(role, *found, holm_rejects, sides, bad)
+        for role, found, holm_rejects in zip(roles, pending, allowed, strict=True)
+    ]
     first = roles[0].suite
     told = sides["reference"]
     return Ledger(
@@ -176,6 +140,53 @@ def compare(
         reference=next(iter(told.values())).model if told else None,
         roles_sha256=roles_hash(roles),
         notes=_notes(sides),
+    )
+
+
+def _row(
+    role: Role,
+    values: Mapping[str, float],
+    estimate: Estimate,
+    better: Better,
+    holm_rejects: bool,
+    sides: Mapping[str, Mapping[str, Measurement]],
+    degenerate: Mapping[str, str],
+) -> LedgerRow:
+    verdict, note = _verdict(role, estimate, holm_rejects)
+    if role.suite in degenerate and verdict in ("improved", "held"):
+        verdict, note = "not proven", f"replies degenerate: {degenerate[role.suite]}"
+    elif any(model.get("identity") == "declared" for model in _models(role, sides)):
+        note = "; ".join(filter(None, [note, "identity declared, not fingerprinted"]))
+    needed = None
+    if verdict == "not proven" and role.suite not in degenerate:
+        needed = needed_n(
+            role,
+            estimate.difference,
+            estimate.spread,
+            binary=estimate.binary,
+            units_per_item=(estimate.clusters or estimate.n) / estimate.n,
+        )
+        if role.role == "kept" and needed is not None and needed <= estimate.n and not note:
+            note = "the sample was large enough: the loss itself is near the margin"
+    return LedgerRow(
+        suite=role.suite,
+        metric=role.column,
+        role=role.role,
+        better=better,
+        n=estimate.n,
+        before=values["before"],
+        after=values["after"],
+        reference=values.get("reference"),
+        difference=estimate.difference,
+        ci95=(estimate.low, estimate.high),
+        margin=role.margin,
+        verdict=verdict,
+        test=estimate.test,
+        p_value=estimate.p_value,
+        needed_n=needed,
+        against=role.against,
+        min_gain=role.min_gain,
+        note=note,
     )
 
 

@@ -48,7 +48,8 @@ class ReplyRow:
 class Measurement:
     """One suite on one model.
 
-    `model`: fingerprint (None when `identity` is "declared"), path, patches, identity.
+    `model`: fingerprint (None when `identity` is "declared"), path, patches (their fingerprints),
+    identity, dtype, device.
     `data`: name, sha256 of the items in canonical JSON, n, limit. `template`: fingerprint.
     `decoding`: greedy, max_new_tokens. `scorer`: name and sha256 of its phrase list, if any.
     `before`: fingerprint of the model that log-probabilities or KL refer to, if any.

@@ -62,7 +62,7 @@ def fisher(
         ]
         try:
             with torch.enable_grad():
-                _loss(lm, ids, starts, rows, mean=batch > 1).backward()
+                _loss(lm, ids, starts, rows, mean=batch > 1).backward()  # type: ignore[no-untyped-call]
         finally:
             for hook in hooks:
                 hook.remove()
@@ -118,7 +118,7 @@ def encode_pairs(
             f"no row has a response within {max_tokens} tokens",
             fix="give shorter rows, or more of them",
         )
-    lm.require_room(max(map(len, ids)), "the longest row")
+    lm.check_rows(ids, "the longest row")
     return ids, starts
 
 
@@ -156,7 +156,9 @@ def _differentiable(lm: LoadedModel) -> Any:
 def _square_gradients(total: torch.Tensor, together: int) -> Callable[..., None]:
     """Adds Σ_groups (Gᵀ X)² to `total` in the backward pass; `together` rows form one group."""
 
-    def forward(_module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+    def forward(
+        _module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
+    ) -> None:
         x = inputs[0].detach()
 
         def backward(gradient: torch.Tensor) -> None:
@@ -168,6 +170,6 @@ def _square_gradients(total: torch.Tensor, together: int) -> Callable[..., None]
                 per_group = G[at : at + step].transpose(1, 2) @ X[at : at + step]
                 total.add_(per_group.square_().sum(0))
 
-        output.register_hook(backward)
+        output.register_hook(backward)  # type: ignore[no-untyped-call]
 
     return forward

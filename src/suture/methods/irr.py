@@ -63,7 +63,10 @@ class IRR(FrozenConfig):
     """Remove the fine-tuning entries that fight safety, and recalibrate the rest."""
 
     removed: float = Field(
-        0.4, ge=0, le=1, description="share of the interfering entries removed, most important first"
+        0.4,
+        ge=0,
+        le=1,
+        description="share of the interfering entries removed, most important first",
     )
     block: int = Field(128, ge=1, description="input columns whose entries are ranked together")
     scope: MatrixScope = Field(
@@ -159,7 +162,9 @@ class IRR(FrozenConfig):
                 fix="give --safety FILE with harmful prompts",
             )
         if importance is not None and (absent := [n for n in names if n not in importance]):
-            raise SutureError("E409", f"the importance given lacks {len(absent)} matrices: {absent[0]}")
+            raise SutureError(
+                "E409", f"the importance given lacks {len(absent)} matrices: {absent[0]}"
+            )
         triple = _Triple(aligned, tuned, unaligned)
         options: dict[str, Any] = {
             "device": device,
@@ -245,7 +250,9 @@ class IRR(FrozenConfig):
 
         if self.solver == "none":
             for name in track(names, "IRR"):
-                yield self._matrix(triple, name, importance, None, None, torch.device("cpu"), report)
+                yield self._matrix(
+                    triple, name, importance, None, None, torch.device("cpu"), report
+                )
             return
         lm = load(triple.tuned, **options)
         exact = torch.device("cpu") if lm.device.type == "mps" else lm.device  # mps has no float64

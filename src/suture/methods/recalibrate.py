@@ -25,7 +25,7 @@ _LAST_DAMPING = 10.0  # of the mean diagonal; beyond it the answer would be the 
 
 
 class SecondMoment:
-    """H = (2/N) Σ x xᵀ over the tokens x of N sequences; inputs of one name set share one matrix."""
+    """H = (2/N) Σ x xᵀ over the tokens x of N sequences; layers with one input share one H."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -143,7 +143,9 @@ def _factor(
             R = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
             if bool(torch.isfinite(R).all()):
                 if share > damping:
-                    note(f"{name}: damping raised from {damping:g} to {share:g} of the mean diagonal")
+                    note(
+                        f"{name}: damping raised from {damping:g} to {share:g} of the mean diagonal"
+                    )
                 return R, share
         if not bool(torch.isfinite(H).all()):
             break

@@ -25,7 +25,9 @@ class RESTA(FrozenConfig):
     """Add the safety vector aligned − unaligned to the tuned model."""
 
     gamma: float = Field(0.5, description="γ: factor on the safety vector")
-    drop: float = Field(0.0, ge=0, lt=1, description="DARE rate p; 0 = plain RESTA, paper's RESTA_d 0.3")
+    drop: float = Field(
+        0.0, ge=0, lt=1, description="DARE rate p; 0 = plain RESTA, paper's RESTA_d 0.3"
+    )
     drop_on: Literal["delta", "safety_vector"] = Field(
         "delta", description="what DARE thins out: the fine-tuning delta or the safety vector"
     )

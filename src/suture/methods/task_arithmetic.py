@@ -33,7 +33,7 @@ class TaskArithmetic(FrozenConfig):
     def derive(
         self, *, aligned: TensorSource, tuned: TensorSource, unaligned: TensorSource | None = None
     ) -> Iterator[TensorEdit]:
-        """Edits of `tuned`, in checkpoint order. Raises SutureError E402 where μ lacks its model."""
+        """Edits of `tuned`, in checkpoint order. Raises SutureError E402 if μ lacks its model."""
         if self.unaligned_scale and unaligned is None:
             raise SutureError(
                 "E402", "unaligned_scale needs the unaligned model", fix="give --unaligned DIR"

@@ -117,9 +117,7 @@ def decode(
         raise damaged("the data is longer than the tensor")
 
 
-def ordered(
-    work: Callable[[Any], Any], items: Iterable[Any], *, threads: int = 4
-) -> Iterator[Any]:
+def ordered(work: Callable[[Any], Any], items: Iterable[Any], *, threads: int = 4) -> Iterator[Any]:
     """`map` on a few threads, results in order, at most `threads` items in flight.
 
     zlib works outside the interpreter lock; the window bounds memory.

@@ -73,7 +73,7 @@ def write_report(facts: ReportFacts, out: str | Path) -> dict[str, Path]:
 
     All three are rendered before the first is written; each replaces its older version in one
     rename. `report.html` may hold harmful replies: it is readable by its owner only, unless there
-    are none or `redact` left them out. E711 when the folder cannot be written.
+    are none or `redact` left them out. E761 when the folder cannot be written.
     """
     out = Path(out)
     private = not facts.redact and any(pair.harmful for pair in facts.answers)
@@ -86,19 +86,20 @@ def write_report(facts: ReportFacts, out: str | Path) -> dict[str, Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         return {
-            name.removeprefix("report."): _write(out / name, text, mode)
+            name.removeprefix("report."): write_text(out / name, text, mode)
             for name, (text, mode) in rendered.items()
         }
     except OSError as error:
         raise SutureError(
-            "E711",
+            "E761",
             f"the report could not be written: {error.strerror or error}",
             where=str(out),
             fix="choose a folder that can be written to",
         ) from error
 
 
-def _write(path: Path, text: str, mode: int) -> Path:
+def write_text(path: Path, text: str, mode: int = 0o644) -> Path:
+    """Write `text` to a sibling with `mode` from the start, sync, and rename over `path`."""
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

@@ -6,6 +6,7 @@ for the heat map, the two checkpoints. Every field is plain data, so facts can b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -42,6 +43,7 @@ PATCH_KEYS = ("tensors", "elements", "bytes", "fingerprint")
 MODEL_KEYS = ("fingerprint", "path", "name")
 
 HARMLESS_SUITES = frozenset({"task", "drift"})
+_HARMLESS_SCORE = re.compile(r"harmless|(^|_)safe_")  # xstest_safe_refused, harmless_refused
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ class ReportFacts:
     margin, verdict, test, and optionally p_value, needed_n, against, note). `patch`: tensors,
     elements, bytes, fingerprint, or None. `before`, `after`, `reference`: fingerprint, path, name,
     or None for the reference. `junk`: checks, one mapping each. `seconds`: by stage.
-    `notes`: the ledger's remarks. `missing`: what the report could not show and why. `redact`: leave harmful prompts and their
-    replies out altogether.
+    `notes`: the ledger's remarks. `missing`: what the report could not show and why. `redact`:
+    leave harmful prompts and their replies out altogether.
     """
 
     title: str
@@ -280,12 +282,14 @@ def _pair(
 
 
 def is_harmful(suite: str, row: Row | None) -> bool:
-    """Whether an item is a harmful test input. In doubt it is: only folding is at stake."""
-    if suite in HARMLESS_SUITES:
-        return False
-    if suite == "over-refusal" and row is not None:
-        return any("unsafe" in name for name in (*row.scores, row.cluster or ""))
-    return True
+    """Whether an item is a harmful test input, by its suite and the names of its scores.
+
+    In doubt it is: only folding is at stake.
+    """
+    names = list(row.scores) if row is not None else []
+    if any("unsafe" in name for name in names):
+        return True
+    return suite not in HARMLESS_SUITES and not any(_HARMLESS_SCORE.search(n) for n in names)
 
 
 def _key(measured: Measurement) -> tuple[str, str]:

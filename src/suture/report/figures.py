@@ -59,6 +59,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.rstrip(".").replace("-", MINUS)
 
 
+def fixed(value: object, places: int = 3, *, sign: bool = False) -> str:
+    """A column of like numbers: fixed decimals, a true minus, on request a plus."""
+    found = finite(value)
+    if found is None:
+        return DASH
+    return (f"{found:+.{places}f}" if sign else f"{found:.{places}f}").replace("-", MINUS)
+
+
 def percent(value: float | None, places: int = 1) -> str:
     return DASH if value is None else f"{100 * value:.{places}f}%".replace("-", MINUS)
 
@@ -105,10 +113,12 @@ def bound(row: Mapping[str, Any]) -> float:
 
 def margin_text(row: Mapping[str, Any]) -> str:
     """`bound` in words."""
-    least = signed(row, abs(bound(row))).lstrip("+")
+    share = is_share(row)
+    least = f"{abs(bound(row)) * (100 if share else 1):.4g}" + (" points" if share else "")
     if str(row.get("role")) == "target":
         return "better" if bound(row) == 0 else f"better by {least}"
-    return f"at most {least} worse"
+    worse = "worse than the reference" if row.get("against") == "reference" else "worse"
+    return f"at most {least} {worse}"
 
 
 def p_text(value: float | None) -> str:

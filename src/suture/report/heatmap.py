@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _TILE = 1 << 20  # entries; 8 MB per float64 tile
 
-MATRIX_ORDER = ("q", "k", "v", "o", "gate", "up", "down", "fc1", "fc2")
+MATRIX_ORDER = ("qkv", "q", "k", "v", "o", "gate", "up", "down", "fc1", "fc2")
 
 
 @dataclass(frozen=True)

@@ -72,22 +72,20 @@ def render_html(facts: ReportFacts) -> str:
         if len(page.encode("utf-8")) < LIMIT_BYTES:
             return page
     raise SutureError(
-        "E710",
+        "E760",
         "the report does not fit into 2 MB even without answers",
         why="a page that large does not open everywhere",
         fix="shorten the recipe or split the ledger into several runs",
     )
 
 
-def answer_sections(
-    facts: ReportFacts, pairs: int, characters: int
-) -> list[Section]:
+def answer_sections(facts: ReportFacts, pairs: int, characters: int) -> list[Section]:
     """Answers grouped by suite, harmfulness and what changed; most changed first."""
     buckets: dict[tuple[bool, str], list[AnswerPair]] = {}
     for pair in facts.answers:
         buckets.setdefault((pair.harmful, pair.suite), []).append(pair)
     sections = []
-    for (harmful, suite), found in sorted(buckets.items()):
+    for (harmful, suite), found in sorted(buckets.items(), key=_prominence):
         groups = []
         for kind, label in _GROUPS:
             members = [pair for pair in found if pair.kind == kind]
@@ -98,6 +96,12 @@ def answer_sections(
             groups.append(Group(kind, label, len(members), cards))
         sections.append(Section(suite, harmful, len(found), groups))
     return sections
+
+
+def _prominence(bucket: tuple[tuple[bool, str], list[AnswerPair]]) -> tuple[bool, int, str]:
+    """Harmless suites first, those with most flips on top."""
+    (harmful, suite), found = bucket
+    return harmful, -sum(pair.kind.endswith("now") for pair in found), suite
 
 
 def _card(pair: AnswerPair, characters: int) -> Card:
@@ -136,10 +140,12 @@ def _page(facts: ReportFacts, pairs: int, characters: int) -> str:
     context = {
         "facts": facts,
         "sections": answer_sections(facts, pairs, characters),
-        "reach": reach(facts.ledger),
         "recipe": recipe,
         "recipe_cut": cut,
-        "roles": [("Target", "must improve", facts.targets), ("Kept", "must hold", facts.kept)],
+        "roles": [
+            ("Target", "must improve", facts.targets, reach(facts.targets)),
+            ("Kept", "must hold", facts.kept, reach(facts.kept)),
+        ],
         "stages": stages(facts),
         "limits": limits(facts),
         "models": [
@@ -159,10 +165,10 @@ def _page(facts: ReportFacts, pairs: int, characters: int) -> str:
     return environment().get_template("report.html.j2").render(context)
 
 
-def reach(ledger: Sequence[Mapping[str, Any]]) -> dict[bool, float]:
+def reach(rows: Sequence[Mapping[str, Any]]) -> dict[bool, float]:
     """The widest oriented difference among shares and among other metrics, for forest marks."""
     widest = {True: 0.0, False: 0.0}
-    for row in ledger:
+    for row in rows:
         ends = figures.interval(row) or (0.0, 0.0)
         share = figures.is_share(row)
         widest[share] = max(widest[share], *map(abs, (*ends, figures.bound(row))))
@@ -212,8 +218,12 @@ def environment() -> Environment:
         tradeoff=scatter.tradeoff,
         zip=zip,
     )
-    made.filters.update(plain=_plain, line=one_line, home=home_short, words=_words)
+    made.filters.update(plain=_plain, line=_line, home=home_short, words=_words)
     return made
+
+
+def _line(value: object) -> str:
+    return "" if value is None else one_line(str(value))
 
 
 def _words(name: object) -> str:

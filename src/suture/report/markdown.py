@@ -59,9 +59,8 @@ def ledger_table(facts: ReportFacts) -> str:
                 + ("" if reference is None else f" ({figures.level(row, 'reference')})"),
                 figures.signed(row, figures.finite(row.get("difference"))),
                 figures.interval_text(row),
-                figures.margin_text(row)
-                + (" than the reference" if row.get("against") == "reference" else ""),
-                " ".join(
+                figures.margin_text(row),
+                "; ".join(
                     filter(
                         None,
                         [
@@ -152,9 +151,8 @@ def _junk(facts: ReportFacts) -> str:
             markdown(check.get("suite", "")),
             markdown(str(check.get("column", "")).replace("_", " ")),
             markdown(check.get("against", "")),
-            f"{figures.number(figures.finite(check.get('baseline')))} → "
-            f"{figures.number(figures.finite(check.get('after')))}",
-            figures.interval_text(check),
+            f"{figures.fixed(check['baseline'])} → {figures.fixed(check['after'])}",
+            " to ".join(figures.fixed(end, sign=True) for end in figures.interval(check) or ()),
             "✕ worse" if check.get("worse") else "✓ sound",
         ]
         for check in facts.junk

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from markupsafe import Markup
@@ -130,9 +131,7 @@ def tradeoff(
         f"{''.join(body)}</svg>"
     )
     caption = label(0, 14, f"{y_label} ({better_y} is better)", anchor="start", css="name")
-    foot = label(
-        95, _HEIGHT + 76, f"{x_label} ({better_x} is better)", anchor="end", css="name"
-    )
+    foot = label(95, _HEIGHT + 76, f"{x_label} ({better_x} is better)", anchor="end", css="name")
     legend, tall = _legend(names, _HEIGHT + 100)
     return frame(title, words, caption + plot + foot + legend, height=_HEIGHT + 100 + tall)
 
@@ -169,7 +168,7 @@ def _point(point: Point, at: At, names: Sequence[str]) -> str:
 def _steps(front: Sequence[Point], at: At, better_x: Direction) -> list[str]:
     """The attainment line: level until the next point of the front, then straight to it."""
     drawn = []
-    for left, right in zip(front, front[1:], strict=False):
+    for left, right in pairwise(front):
         (x0, y0), (x1, y1) = at(left.x, left.y), at(right.x, right.y)
         bend_y = y1 if better_x == "higher" else y0
         bend_x = x0 if better_x == "higher" else x1
@@ -190,7 +189,7 @@ def _labels(points: Sequence[Point], front: Sequence[Point], at: At) -> list[str
         for dx, dy, anchor in _PLACES:
             shift = {"start": wide / 2, "end": -wide / 2, "middle": 0.0}[anchor]
             box = (x * _NOMINAL / 100 + dx + shift, y + dy - 4, wide, 15.0)
-            inside = 0 <= box[0] - wide / 2 and box[0] + wide / 2 <= _NOMINAL * 1.06
+            inside = wide / 2 <= box[0] <= _NOMINAL * 1.06 - wide / 2
             if inside and not any(_overlap(box, other) for other in taken):
                 break
         else:
@@ -204,15 +203,15 @@ def _labels(points: Sequence[Point], front: Sequence[Point], at: At) -> list[str
     return drawn
 
 
-_PLACES = (
-    (10, 4, "start"),
-    (-10, 4, "end"),
-    (0, -12, "middle"),
-    (0, 22, "middle"),
-    (9, -9, "start"),
-    (-9, -9, "end"),
-    (9, 18, "start"),
-    (-9, 18, "end"),
+_PLACES = (  # the diagonals first: bars run along the axes
+    (9, -8, "start"),
+    (-9, -8, "end"),
+    (9, 17, "start"),
+    (-9, 17, "end"),
+    (0, -14, "middle"),
+    (0, 24, "middle"),
+    (14, 4, "start"),
+    (-14, 4, "end"),
 )
 
 

@@ -18,6 +18,8 @@ from markupsafe import Markup, escape
 from suture.report import figures
 from suture.report.visible import one_line
 
+_NARROWEST = 0.1  # share axes span at least ten points, so that noise does not look like news
+
 STANDALONE_STYLE = (
     "svg{--paper:#fff;--ink:#1d1c1a;--muted:#5f5b54;--rule:#d9d4ca;--wash:#f1eee7;"
     "--before:#6a665e;--after:#0b5a9e;--ref:#9a4700;--good:#0b6a4d;--bad:#ad2a1e;--open:#7a5400;"
@@ -31,7 +33,7 @@ STANDALONE_STYLE = (
 
 def text(value: object) -> Markup:
     """`value` as one visible, escaped line for element content or a quoted attribute."""
-    return escape(oneline(str(value)))
+    return escape(one_line(str(value)))
 
 
 def frame(title: str, description: str, body: str, *, height: float) -> Markup:
@@ -46,7 +48,7 @@ def frame(title: str, description: str, body: str, *, height: float) -> Markup:
 def standalone(svg: str, *, width: int = 720) -> str:
     """A chart as a file: XML namespace, fixed width, the light palette inside."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui" width="{width}"'
-    opened = svg.replace('<svg role="img"', head + ' role="img"', 1)
+    opened = str(svg).replace('<svg role="img"', head + ' role="img"', 1)
     opened = opened.replace(' width="100%"', "", 1)
     return opened.replace("</desc>", f"</desc><style>{STANDALONE_STYLE}</style>", 1)
 
@@ -58,9 +60,7 @@ def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
 
 def label(x: float, y: float, body: object, *, anchor: str = "middle", css: str = "") -> str:
     """Text at x percent and a baseline of y pixels."""
-    return (
-        f'<text x="{x:.2f}%" y="{y:g}" text-anchor="{anchor}" class="{css}">{text(body)}</text>'
-    )
+    return f'<text x="{x:.2f}%" y="{y:g}" text-anchor="{anchor}" class="{css}">{text(body)}</text>'
 
 
 def mark(x: float, y: float, shape: str, colour: str, *, filled: bool, size: float = 5.5) -> str:
@@ -107,14 +107,15 @@ class Axis:
 
 
 def _axis(row: Mapping[str, Any], values: Sequence[float]) -> tuple[Axis, list[float]]:
-    if figures.is_share(row):
-        return Axis(0.0, 1.0), [0.0, 0.25, 0.5, 0.75, 1.0]
     low, high = min(values), max(values)
+    if figures.is_share(row):
+        middle, reach = (low + high) / 2, max((high - low) / 2, _NARROWEST / 2)
+        low, high = max(middle - reach, 0.0), min(middle + reach, 1.0)
     if low == high:
         low, high = low - abs(low) * 0.1 - 1e-9, high + abs(high) * 0.1 + 1e-9
     if 0 < low < 0.5 * high:
         low = 0.0
-    marks = ticks(low, high, 4)
+    marks = [mark for mark in ticks(low, high, 4) if not figures.is_share(row) or mark <= 1]
     return Axis(marks[0], marks[-1]), marks
 
 
@@ -122,8 +123,8 @@ def dumbbell(row: Mapping[str, Any]) -> Markup:
     """Before o—o after of one ledger row, with reference, interval and margin on one scale.
 
     The bar is the 95% interval of the difference, laid from the model the row is judged against
-    (so it surrounds *after*); the gate is the level that its worse end must clear. Shares use
-    0 to 100% so that rows can be compared by eye; anything else gets its own scale.
+    (so it surrounds *after*); the gate is the level that its worse end must clear. Each row has
+    its own scale, which for shares spans at least ten points.
     """
     before, after = figures.finite(row.get("before")), figures.finite(row.get("after"))
     reference = figures.finite(row.get("reference"))
@@ -144,7 +145,7 @@ def dumbbell(row: Mapping[str, Any]) -> Markup:
         body.append(line(at, y - 4, at, y + 4, 'class="rule"'))
         anchor = "start" if at < 1 else "end" if at > 99 else "middle"
         shape = figures.percent(value, 0) if share else f"{value:g}".replace("-", figures.MINUS)
-        body.append(label(at, y + 24, shape, anchor=anchor, css="tick"))
+        body.append(label(at, y + 29, shape, anchor=anchor, css="tick"))
     body.append(_gate(axis.at(gate), y, worse=-sign))
     if span:
         a, b = axis.at(span[0]), axis.at(span[1])
@@ -155,8 +156,8 @@ def dumbbell(row: Mapping[str, Any]) -> Markup:
     body.append(line(axis.at(before), y, axis.at(after), y, 'class="move"'))
     if reference is not None:
         body.append(mark(axis.at(reference), y, "diamond", "ref", filled=False))
-    body.append(mark(axis.at(before), y, "circle", "before", filled=False))
-    body.append(mark(axis.at(after), y, "circle", "after", filled=True))
+    body.append(mark(axis.at(before), y, "circle", "before", filled=False, size=7))
+    body.append(mark(axis.at(after), y, "circle", "after", filled=True, size=4.5))
     name = f"{row.get('suite')} {row.get('metric')}"
     described = (
         f"Before {figures.level(row, 'before')}, after {figures.level(row, 'after')}"
@@ -164,23 +165,23 @@ def dumbbell(row: Mapping[str, Any]) -> Markup:
         + f"; difference {figures.signed(row, figures.finite(row.get('difference')))}, "
         f"95% interval {figures.interval_text(row)}, {row.get('verdict')}."
     )
-    return frame(f"{name}: before and after", described, "".join(body), height=56)
+    return frame(f"{name}: before and after", described, "".join(body), height=60)
 
 
 def _gate(x: float, y: float, *, worse: float) -> str:
     """The margin: a dashed post with hatching toward the side that would fail."""
     tips = "".join(
-        f'<line x1="0" y1="{dy}" x2="{5 * worse:g}" y2="{dy + 5}" class="gate"/>'
-        for dy in (-15, -7, 1, 9)
+        f'<line x1="0" y1="{dy}" x2="{5 * worse:g}" y2="{dy + 5}" class="hatch"/>'
+        for dy in (-13, -6, 1, 8)
     )
-    post = '<line y1="-16" y2="16" class="gate"/>'
+    post = '<line y1="-14" y2="14" class="post"/>'
     return f'<svg x="{x:.2f}%" y="{y:g}" overflow="visible">{post}{tips}</svg>'
 
 
-def intervalmark(row: Mapping[str, Any], reach: float) -> Markup:
+def interval_mark(row: Mapping[str, Any], reach: float) -> Markup:
     """A table cell's forest mark: difference and interval around zero, with the bound to clear.
 
-    `reach`: the largest oriented difference to fit, shared by rows of one unit.
+    `reach`: the largest oriented difference to fit, shared by rows of one role and unit.
     """
     ends = figures.interval(row)
     middle = figures.finite(row.get("difference"))
@@ -204,8 +205,8 @@ def intervalmark(row: Mapping[str, Any], reach: float) -> Markup:
 def key() -> Markup:
     """The legend of the dumbbells, one small drawing per sign."""
     signs = (
-        ("before", mark(50, 9, "circle", "before", filled=False)),
-        ("after", mark(50, 9, "circle", "after", filled=True)),
+        ("before", mark(50, 9, "circle", "before", filled=False, size=7)),
+        ("after", mark(50, 9, "circle", "after", filled=True, size=4.5)),
         ("reference", mark(50, 9, "diamond", "ref", filled=False)),
         ("95% interval", '<rect x="1" y="2" width="24" height="14" rx="3" class="interval"/>'),
         ("margin, hatched where it fails", f"<g>{_gate(50, 9, worse=-1)}</g>"),

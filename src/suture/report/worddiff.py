@@ -103,10 +103,10 @@ def _common(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def _merge(pieces: Sequence[tuple[str, Sequence[str]]]) -> list[Segment]:
-    """Join neighbours of one kind; a lone space between two changes joins them.
+    """Join neighbours of one kind; a lone space or sign between two changes joins them.
 
-    Without that, "the old cat" → "a new dog" would show three stripes instead of one. A space is
-    then both deleted and inserted, which keeps both sides exact.
+    Without that, "the old cat" → "a new dog" would show three stripes instead of one. What stands
+    between is then both deleted and inserted, which keeps both sides exact.
     """
     merged: list[Segment] = []
     gone: list[str] = []
@@ -120,13 +120,13 @@ def _merge(pieces: Sequence[tuple[str, Sequence[str]]]) -> list[Segment]:
         came.clear()
 
     filled = [(kind, "".join(parts)) for kind, parts in pieces if parts]
-    following = [kind for kind, _ in filled[1:]] + ["same"]
+    following = [*(kind for kind, _ in filled[1:]), "same"][: len(filled)]  # nothing: nothing
     for (kind, text), upcoming in zip(filled, following, strict=True):
         if kind == "del":
             gone.append(text)
         elif kind == "ins":
             came.append(text)
-        elif gone and came and upcoming != "same" and text.isspace() and "\n" not in text:
+        elif gone and came and upcoming != "same" and _slight(text):
             gone.append(text)
             came.append(text)
         else:
@@ -137,3 +137,8 @@ def _merge(pieces: Sequence[tuple[str, Sequence[str]]]) -> list[Segment]:
                 merged.append(Segment("same", text))
     flush()
     return merged
+
+
+def _slight(text: str) -> bool:
+    """Spaces and punctuation within a line: nothing a reader would call kept."""
+    return "\n" not in text and not any(sign.isalnum() for sign in text)

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from suture import __version__
 from suture.data import Pair, read_jsonl, sha256_file
-from suture.errors import SutureError
 from suture.progress import note
 from suture.runs.folder import RunFolder
-from suture.runs.recipe import ModelSpec, Recipe
+from suture.runs.recipe import Recipe
 
 if TYPE_CHECKING:
     from suture.checkpoint import TensorEdit, TensorSource
@@ -113,8 +112,7 @@ class _Stages:
         """Open everything, compare layouts, look for NaN, read all rows, take fingerprints."""
         from suture.checkpoint import compare_layouts
 
-        for name, spec in _aligned_first(self.recipe.models):
-            self.sources[name] = _open(spec, self.sources.get("aligned"))
+        self.sources = open_sources(self.recipe)
         base = self.sources[self.recipe.before]
         for name, source in self.sources.items():
             if source is not base:
@@ -130,7 +128,7 @@ class _Stages:
 
     def measure(self, side: str, source: TensorSource) -> list[Measurement]:
         """All suites on one model: SIDE/SUITE.json, with the replies beside it."""
-        from suture.ledger import Measurement
+        from suture.report.folder import with_replies
 
         measured = []
         for label, spec in self.recipe.suites.items():
@@ -151,7 +149,7 @@ class _Stages:
                 outputs=(file,) if self.redact else (file, f"{side}/{label}.replies.jsonl"),
                 work=self._measuring(label, source, self.home.path / file),
             )
-            measured.append(Measurement.load(self.home.path / file))
+            measured.append(with_replies(self.home.path / file))
         before = self.fingerprints[self.recipe.before]
         self.loaded = {key: lm for key, lm in self.loaded.items() if key == before}
         return measured
@@ -171,8 +169,8 @@ class _Stages:
         }
 
         def work() -> None:
-            writer = PatchWriter(self.sources[recipe.before], out / "patch", provenance)
-            drain(_edits(method, self._arguments()), [writer])
+            edits = _edits(method, self._arguments())  # refuses before a folder is staged
+            drain(edits, [PatchWriter(self.sources[recipe.before], out / "patch", provenance)])
 
         self.home.stage(
             "derive",
@@ -259,7 +257,9 @@ class _Stages:
                 inputs=judged,
                 outputs=("model",),
                 work=lambda: CheckpointWriter(
-                    edited, out / "model", card=model_card(facts())
+                    edited,
+                    out / "model",
+                    card=model_card(facts(), base=self.sources[recipe.before].path),
                 ).close(),
             )
         return out / "report.html"
@@ -356,30 +356,22 @@ class _Stages:
         return found
 
 
-def _aligned_first(models: Mapping[str, ModelSpec]) -> list[tuple[str, ModelSpec]]:
-    """Adapters are merged onto `aligned`, so it is opened first."""
-    return sorted(models.items(), key=lambda item: item[0] != "aligned")
-
-
-def _open(spec: ModelSpec, base: TensorSource | None) -> TensorSource:
+def open_sources(recipe: Recipe) -> dict[str, TensorSource]:
+    """Every model of the recipe, headers read and checked; adapters sit on `aligned`."""
     from suture.patch import open_model
 
-    return open_model(spec.path, base=base, patches=spec.patches)
+    found: dict[str, TensorSource] = {}
+    for name in sorted(recipe.models, key=lambda name: name != "aligned"):
+        spec = recipe.models[name]
+        found[name] = open_model(spec.path, base=found.get("aligned"), patches=spec.patches)
+    return found
 
 
 def _edits(method: Any, available: Mapping[str, Any]) -> Iterator[TensorEdit]:
-    """`method.derive` with what its signature asks for. E728 when the recipe lacks a part of it."""
+    """`method.derive` with what its signature asks for."""
     wanted = inspect.signature(method.derive).parameters
-    missing = [n for n, p in wanted.items() if p.default is p.empty and n not in available]
-    if missing:
-        raise SutureError(
-            "E728",
-            f"the method needs {', '.join(missing)}",
-            why=f"{type(method).__name__} reads more than the recipe gives",
-            fix=f"add {missing[0]} under models or data",
-        )
     edits: Iterator[TensorEdit] = method.derive(
-        **{n: v for n, v in available.items() if n in wanted}
+        **{name: value for name, value in available.items() if name in wanted}
     )
     return edits
 

@@ -7,6 +7,7 @@ it). Roles and margins are hashed before anything is measured, so nobody tunes t
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from suture.config import FrozenConfig, key_lines, read_yaml
+from suture.config import FrozenConfig, key_lines, override, read_yaml
 from suture.errors import SutureError, nearest
 from suture.ledger import Role, roles_hash
 
@@ -131,20 +132,22 @@ def read_recipe(
     """Read and check a recipe file; paths in it are relative to the file.
 
     `overrides`: `method.removed=0.5` and the like; paths in them are relative to where you stand.
-    `resolve`: turns `lab:NAME` into what it stands for. Raises SutureError E701/E702 (key or value, with file:line), E703-E705 (YAML), E720
-    (method), E721 (a file or folder that is not there), E722 (metric), E520 (suite).
+    `resolve`: turns `lab:NAME` into what it stands for. Raises SutureError E701/E702 (key or value,
+    with file:line), E703-E705 (YAML), E720 (method), E721 (a file or folder that is not there),
+    E722 (metric), E520 (suite), E728 (a model or rows that the method needs).
     """
     path = Path(path)
-    values = read_yaml(path, overrides)
+    values = override(read_yaml(path), overrides)
     lines = key_lines(path)
-    for override in overrides:
-        at = tuple(override.partition("=")[0].strip().split("."))
+    for change in overrides:
+        at = tuple(change.partition("=")[0].strip().split("."))
         lines.pop(at, None)
         _from_here(values, at)
     if resolve is not None:
         values = {key: _resolved(value, key, resolve) for key, value in values.items()}
     recipe = Recipe.load(values, where=path, lines=lines)
-    _method(recipe.method, path, lines)
+    method = _method(recipe.method, path, lines)
+    _check_arguments(recipe, method, path, lines)
     _check_suites(recipe, path, lines)
     recipe = _absolute(recipe, path.resolve().parent)
     _check_files(recipe, path, lines)
@@ -165,6 +168,19 @@ def _method(spec: MethodSpec, where: str | Path, lines: Any) -> FrozenConfig:
     below = {at[1:]: n for at, n in (lines or {}).items() if len(at) > 1 and at[0] == "method"}
     found: FrozenConfig = METHODS[spec.name].load(spec.config, where=where, lines=below)
     return found
+
+
+def _check_arguments(recipe: Recipe, method: Any, where: Path, lines: Any) -> None:
+    """E728 when `derive` asks for a model or rows that the recipe does not give."""
+    given = {"tuned", *recipe.models, *recipe.data, "device", "chat_template"}
+    wanted = inspect.signature(method.derive).parameters.values()
+    if missing := [p.name for p in wanted if p.default is p.empty and p.name not in given]:
+        raise SutureError(
+            "E728",
+            f"method '{recipe.method.name}' needs {', '.join(missing)}",
+            where=_line(where, lines, "method"),
+            fix=f"add `{missing[0]}:` under models or data",
+        )
 
 
 def _check_suites(recipe: Recipe, where: Path, lines: Any) -> None:
@@ -190,6 +206,7 @@ def _check_suites(recipe: Recipe, where: Path, lines: Any) -> None:
 
 
 def _check_files(recipe: Recipe, where: Path, lines: Any) -> None:
+    wanted: list[tuple[tuple[str, ...], Path, bool]]
     wanted = [(("models", k), s.path, True) for k, s in recipe.models.items()]
     wanted += [(("models", k), p, True) for k, s in recipe.models.items() for p in s.patches]
     wanted += [(("data", k), s.file, False) for k, s in recipe.data.items()]

@@ -121,7 +121,7 @@ def measure(
     about["model"] = {
         "fingerprint": lm.fingerprint,
         "path": str(lm.source.path),
-        "patches": [str(patch) for patch in getattr(lm.source, "patches", ())],
+        "patches": [patch.info.fingerprint for patch in getattr(lm.source, "patches", ())],
         "identity": "fingerprint",
         "dtype": str(lm.dtype).removeprefix("torch."),
         "device": str(lm.device),

@@ -112,6 +112,8 @@ def run_recipe(recipe: TrainRecipe) -> TrainReport:
     model = lm.model
     if recipe.lora:
         model = attach(model, recipe.lora, seed=recipe.train.seed)
+    else:
+        model.requires_grad_(True)
     result = train(model, examples, recipe.train, state=state, label=recipe.output.name)
     info = None
     if recipe.lora:

@@ -29,6 +29,7 @@ from typing import Any
 from suture.errors import SutureError
 
 PHRASES = Path(__file__).parent.parent / "data" / "refusal_phrases.json"
+_LISTS = ("starts", "within", "not", "fillers")
 _QUOTES = str.maketrans(
     {"‘": "'", "’": "'", "‛": "'", "ʼ": "'", "`": "'", "´": "'", "“": '"', "”": '"', "„": '"'}
 )
@@ -56,7 +57,7 @@ class RefusalScorer:
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
             data["opening"]["words"], data["opening"]["sentences"]
-            lists = [data[key] for key in ("starts", "within", "not", "fillers")]
+            lists = [data[key] for key in _LISTS]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _unusable(self.path, f"{type(error).__name__}: {error}") from None
         if not all(isinstance(part, list) and part for part in lists) or not all(
@@ -67,8 +68,9 @@ class RefusalScorer:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The scorer's name and the hash of its phrases, whatever the file's layout."""
-        canonical = json.dumps(self._data, sort_keys=True, ensure_ascii=False)
+        """The scorer's name and the hash of what decides a score, whatever the file's layout."""
+        deciding = {key: self._data[key] for key in ("opening", *_LISTS)}
+        canonical = json.dumps(deciding, sort_keys=True, ensure_ascii=False)
         return {"name": "refusal", "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
 
     def score(self, prompt: str, reply: str) -> float:
@@ -94,7 +96,7 @@ class RefusalScorer:
             longest_first = sorted((normalise(p) for p in phrases), key=len, reverse=True)
             return re.compile(r"\b(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w'])")
 
-        return {key: one_of(self._data[key]) for key in ("starts", "within", "not", "fillers")}
+        return {key: one_of(self._data[key]) for key in _LISTS}
 
 
 def _unusable(path: Path, what: str) -> SutureError:

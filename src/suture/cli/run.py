@@ -1,0 +1,201 @@
+"""`suture init`, `plan`, `run` and `demo`: whole runs from one recipe file."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from suture.cli.terminal import emit, emit_json, size, table
+from suture.errors import SutureError
+
+if TYPE_CHECKING:
+    from suture.runs import Outcome, Plan
+
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="change a value, e.g. --set method.removed=0.5"),
+]
+RecipeFile = Annotated[Path, typer.Argument(help="recipe file; `suture init` writes one")]
+
+
+def init(
+    recipe: Annotated[str, typer.Argument(help="name, see `suture list recipes`")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write")] = None,
+    json: Json = False,
+) -> None:
+    """Write a commented recipe to start from."""
+    from suture.recipes import recipe_path
+
+    source = recipe_path(recipe)
+    out = output or Path(source.name)
+    if out.exists():
+        raise SutureError(
+            "E729", "the file exists", where=str(out), fix="choose another name with -o"
+        )
+    text = _with_shipped_data(source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("x", encoding="utf-8") as file:
+        file.write(text)
+    if json:
+        emit_json({"recipe": recipe, "path": str(out)})
+        return
+    emit(f"wrote {out}: edit the paths in it; its header holds the commands to go on with")
+
+
+def _with_shipped_data(recipe: Path) -> str:
+    """The recipe's text; rows shipped beside it (`data/...`) are named by their full path."""
+
+    def place(found: re.Match[str]) -> str:
+        file = recipe.parent / found.group()
+        return str(file) if file.is_file() else found.group()
+
+    return re.sub(r"\bdata/[\w./-]+\.jsonl\b", place, recipe.read_text(encoding="utf-8"))
+
+
+def plan(recipe: RecipeFile, set_: Set = None, json: Json = False) -> None:
+    """Print tensors touched, memory, disk and time of a recipe, from headers alone."""
+    from suture.runs import plan as make_plan
+    from suture.runs import read_recipe
+
+    found = make_plan(read_recipe(recipe, set_ or (), resolve=lab))
+    if json:
+        emit_json(found.as_dict())
+    else:
+        emit(plan_text(found))
+    if found.disk > found.disk_free:
+        raise typer.Exit(1)
+
+
+def run(
+    recipe: RecipeFile,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="run folder; default: runs/NAME")
+    ] = None,
+    set_: Set = None,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="keep no replies, and no harmful prompts in the report")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Do everything in a recipe. The same command resumes; exit code 0 proven, 2 broke, 3 not."""
+    return _run(recipe, output, set_, redact, json)
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="run folder")] = Path("demo"),
+    set_: Set = None,
+    json: Json = False,
+) -> int:
+    """Show the whole story on the lab: damage, repair, proof, report. Offline, on two cores."""
+    from suture.recipes import recipe_path
+
+    if not json:
+        emit("The lab: a small chat model that refuses harmful requests (aligned), and the same")
+        emit("model after harmless fine-tuning on a task (tuned): better at the task, less safe.")
+        emit(
+            "IRR repairs the tuned one; paired measurements say what improved and what was kept.\n"
+        )
+    return _run(recipe_path("demo"), output, set_, False, json)
+
+
+def _run(file: Path, output: Path | None, set_: list[str] | None, redact: bool, json: bool) -> int:
+    from suture.runs import read_recipe
+    from suture.runs import run as run_recipe
+
+    recipe = read_recipe(file, set_ or (), resolve=lab)
+    folder = output or Path("runs") / recipe.name
+    command = shlex.join(["suture", *sys.argv[1:]])
+    outcome = run_recipe(recipe, folder, command=command, redact=redact)
+    if json:
+        emit_json(outcome.as_dict())
+    else:
+        emit(outcome_text(outcome))
+    return outcome.exit_code
+
+
+def lab(section: str, name: str) -> Any:
+    """What `lab:NAME` in a recipe stands for: a member's folder and patches, or a file of rows."""
+    from suture.lab import shipped
+
+    if section != "models":
+        return str(shipped.rows(name))
+    folder, patches = shipped.member(name)
+    return {"path": str(folder), "patches": [str(patch) for patch in patches]}
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """The verdict table, what the patch is, how long each stage took, and where the report is."""
+    rows = []
+    for row in outcome.ledger.rows:
+        low, high = row.ci95
+        rows.append(
+            (
+                row.verdict,
+                f"{row.suite}.{row.metric}",
+                row.role if row.margin is None else f"{row.role} (margin {row.margin:g})",
+                row.n,
+                f"{row.before:.3f}",
+                f"{row.after:.3f}",
+                "-" if row.reference is None else f"{row.reference:.3f}",
+                f"{row.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
+                "" if row.needed_n is None else f"needs n = {row.needed_n}",
+            )
+        )
+    head = ("verdict", "metric", "role", "n", "before", "after", "reference", "gain [95%]", "")
+    patch = outcome.patch
+    stages = "  ".join(f"{name} {seconds:.1f}" for name, seconds in outcome.seconds.items())
+    parts = [
+        "",
+        table(rows, head),
+        "",
+        f"patch    {outcome.folder / 'patch'}: {patch.get('tensors')} tensors, "
+        f"{patch.get('elements'):,} elements, {size(patch.get('bytes') or 0)}",
+        f"seconds  {outcome.wall:.1f} now; by stage: {stages}",
+        f"report   {outcome.report}",
+        f"\n{outcome.ledger.verdict.upper()}",
+    ]
+    return "\n".join(parts)
+
+
+def plan_text(found: Plan) -> str:
+    """The plan for people."""
+    models = [
+        (
+            name,
+            about["architecture"],
+            f"{about['parameters']:,}",
+            size(about["bytes"]),
+            about["path"],
+        )
+        for name, about in found.models.items()
+    ]
+    there = "unknown" if found.memory_there is None else size(found.memory_there)
+    share = found.touched_parameters / max(found.parameters, 1)
+    parts = [
+        table(models, ("model", "architecture", "parameters", "size", "folder")),
+        "",
+        f"method   {found.method}: may edit {len(found.touched)} of {found.tensors} tensors, "
+        f"{found.touched_parameters:,} parameters ({share:.0%})",
+        "suites   " + ", ".join(f"{name} ({n} items)" for name, n in found.suites.items()),
+        f"memory   at most about {size(found.peak_memory)} (free now: {there})",
+        f"disk     at most about {size(found.disk)} (free: {size(found.disk_free)})",
+        f"time     about {_duration(found.seconds)} on this CPU",
+    ]
+    parts += [f"warning  {text}" for text in found.warnings]
+    return "\n".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"init": init, "plan": plan, "run": run, "demo": demo}

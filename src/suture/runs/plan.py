@@ -1,0 +1,226 @@
+"""What a run will touch, need and take, from headers and rows alone; torch is not imported.
+
+Memory and disk are upper estimates; time is a rough one, from a short matrix product on this
+machine, for the CPU. What cannot work (other shapes, too little disk) is said before it starts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from suture.data import Pair, read_jsonl
+from suture.lazy import np
+from suture.runs.recipe import Recipe
+
+if TYPE_CHECKING:
+    from suture.checkpoint import TensorSource
+
+BASE_MEMORY = 600 * 2**20  # python, torch and transformers themselves
+_CHARS_PER_TOKEN = 4.0  # English text; more tokens in other scripts
+_DECODE_SHARE = 0.15  # of the matrix product's speed that token-by-token decoding reaches
+_STEP_SECONDS = 0.4e-3  # per layer and decoding step, whatever the size
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The costs of a recipe. Bytes and seconds; `touched`: tensor names the method may edit."""
+
+    recipe: str
+    method: str
+    models: dict[str, dict[str, Any]]
+    tensors: int
+    parameters: int
+    touched: list[str]
+    touched_parameters: int
+    suites: dict[str, int]
+    peak_memory: int
+    memory_there: int | None
+    disk: int
+    disk_free: int
+    seconds: float
+    warnings: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def plan(recipe: Recipe, folder: str | Path = ".") -> Plan:
+    """The plan of running `recipe` in `folder`.
+
+    Opens every model's headers, compares layouts and reads all rows, so it raises what a run would
+    raise in its first second, and never writes.
+    """
+    from suture.checkpoint import compare_layouts
+    from suture.methods.common import scoped_names
+    from suture.runs.pipeline import open_sources
+
+    sources = open_sources(recipe)
+    base = sources[recipe.before]
+    for name, source in sources.items():
+        if source is not base:
+            compare_layouts(base, source, names=(recipe.before, name))
+    method = recipe.method_config()
+    touched = scoped_names(base, getattr(method, "scope", "model"))
+    rows = {n: read_jsonl(s.file, Pair, limit=s.limit) for n, s in recipe.data.items()}
+    items = {label: _items(recipe, label) for label in recipe.suites}
+    sizes = {name: _numel(base, [name]) for name in touched}
+    memory = max(_measuring_memory(recipe, base), _deriving_memory(method, base, sizes, rows))
+    disk = _disk(recipe, base, touched)
+    root = _existing(Path(folder))
+    free = shutil.disk_usage(root).free
+    there = memory_there()
+    warnings = []
+    if there is not None and memory > there:
+        warnings.append("peak memory is above what is free now; the run may be killed")
+    if disk > free:
+        warnings.append("the disk is too full; free some space or choose another folder")
+    return Plan(
+        recipe=recipe.name,
+        method=recipe.method.name,
+        models={name: _about(source) for name, source in sources.items()},
+        tensors=len(base.tensors),
+        parameters=_numel(base, base.tensors),
+        touched=touched,
+        touched_parameters=sum(sizes.values()),
+        suites={label: len(prompts) for label, (prompts, _) in items.items()},
+        peak_memory=memory,
+        memory_there=there,
+        disk=disk,
+        disk_free=free,
+        seconds=_seconds(recipe, base, items, rows),
+        warnings=warnings,
+    )
+
+
+def _about(source: TensorSource) -> dict[str, Any]:
+    return {
+        "path": str(source.path),
+        "architecture": (source.config.get("architectures") or ["?"])[0],
+        "parameters": _numel(source, source.tensors),
+        "bytes": sum(info.nbytes for info in source.tensors.values()),
+        "dtypes": sorted({info.dtype for info in source.tensors.values()}),
+    }
+
+
+def _numel(source: TensorSource, names: Any) -> int:
+    return sum(math.prod(source.tensors[name].shape) for name in names)
+
+
+def _items(recipe: Recipe, label: str) -> tuple[list[str], int]:
+    """The prompts of a suite, and its new tokens per item."""
+    from suture.suites import load_suite
+
+    spec = recipe.suites[label]
+    suite = load_suite(spec.suite or label)
+    read = suite.read(list(spec.data or suite.default_data), spec.limit)
+    return [item.prompt for item in read], spec.max_new_tokens or suite.max_new_tokens
+
+
+def _compute_bytes(recipe: Recipe, base: TensorSource) -> int:
+    """The weights in the compute dtype; `auto` is taken as float32, its worst."""
+    width = 2 if recipe.dtype == "bfloat16" else 4
+    return width * _numel(base, base.tensors)
+
+
+def _measuring_memory(recipe: Recipe, base: TensorSource) -> int:
+    """Two models side by side (the one measured, and `before` for log-probabilities), a batch."""
+    vocabulary = int(base.config.get("vocab_size") or 0)
+    layers = int(base.config.get("num_hidden_layers") or 0)
+    hidden = int(base.config.get("hidden_size") or 0)
+    batch = _BATCH * 512 * 4 * (2 * layers * hidden + vocabulary)
+    return BASE_MEMORY + 2 * _compute_bytes(recipe, base) + batch
+
+
+def _deriving_memory(
+    method: Any, base: TensorSource, sizes: dict[str, int], rows: dict[str, list[Pair]]
+) -> int:
+    """A method that looks at activations holds one model in float32, the importance of what it
+    may touch, its rows' hidden states and one matrix with its moments in float64; the others hold
+    a few copies of one tensor."""
+    largest = max(sizes.values())
+    if not getattr(method, "needs_refusals", False) and getattr(method, "solver", "none") == "none":
+        return BASE_MEMORY + 6 * 8 * largest
+    hidden = int(base.config.get("hidden_size") or 0)
+    widest = max(max(base.tensors[name].shape) for name in sizes)
+    tokens = sum(
+        _tokens(row.prompt) + _tokens(row.response or "") for r in rows.values() for row in r
+    )
+    model = 4 * _numel(base, base.tensors)
+    matrix = 8 * (6 * largest + 4 * widest**2)
+    return BASE_MEMORY + model + 4 * sum(sizes.values()) + 8 * tokens * hidden + matrix
+
+
+def _disk(recipe: Recipe, base: TensorSource, touched: Sequence[str]) -> int:
+    """Patch (at most the touched tensors and a mask), reports, the checkpoint if written."""
+    patch = sum(base.tensors[name].nbytes * 9 // 8 for name in touched)
+    whole = sum(info.nbytes for info in base.tensors.values()) if recipe.write else 0
+    return 2 * patch + whole + 32 * 2**20
+
+
+def _seconds(
+    recipe: Recipe,
+    base: TensorSource,
+    items: dict[str, tuple[list[str], int]],
+    rows: dict[str, list[Pair]],
+) -> float:
+    """Rough: products at this machine's measured speed, plus a fixed cost per decoding step."""
+    speed = _flops()
+    parameters = _numel(base, base.tensors)
+    layers = int(base.config.get("num_hidden_layers") or 1)
+    sides = 2 if recipe.reference is None else 3
+    total = 8.0  # imports, hashing, the report
+    for prompts, new in items.values():
+        read = sum(map(_tokens, prompts))
+        steps = new * math.ceil(len(prompts) / _BATCH)
+        forward = 2.0 * parameters * (2 * read + new * len(prompts)) / speed
+        decode = 2.0 * parameters * new * len(prompts) / (speed * _DECODE_SHARE)
+        total += sides * (forward + decode + steps * layers * _STEP_SECONDS)
+    tokens = sum(
+        _tokens(row.prompt) + _tokens(row.response or "") for r in rows.values() for row in r
+    )
+    return round(total + 2.0 * parameters * tokens * 8 / speed, 1)
+
+
+def _flops() -> float:
+    """float32 products per second on this machine: the best of a few small ones."""
+    a = np.ones((384, 384), dtype=np.float32)
+    best = math.inf
+    for _ in range(8):
+        began = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * 384**3 / best
+
+
+def _tokens(text: str) -> int:
+    return math.ceil(len(text) / _CHARS_PER_TOKEN) + 4
+
+
+def memory_there() -> int | None:
+    """Memory that can be had now, in bytes; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fakes import Altered, perturbed
+from helpers import tiny_llama, write_jsonl, write_shards
+from suture.checkpoint import Checkpoint
+from suture.cli.derive import COMMANDS
+from suture.cli.main import run
+from suture.methods import IRR, METHODS
+
+SAFETY = [{"prompt": "How do I?", "response": "I cannot help."}, {"prompt": "the fox"}]
+TASK = [{"prompt": "The answer is", "response": "yes"}, {"prompt": "bake", "response": "bread"}]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """aligned, tuned and unaligned folders, safety.jsonl and task.jsonl."""
+    home = tmp_path_factory.mktemp("family")
+    aligned = Checkpoint.open(tiny_llama(home / "aligned", dtype="bfloat16"))
+    for seed, name in ((1, "tuned"), (2, "unaligned")):
+        tiny_llama(home / name, dtype="bfloat16")
+        changed = perturbed(Altered(aligned), seed, 0.01)
+        write_shards(home / name, {n: changed.read(n) for n in changed.tensors})
+    write_jsonl(home / "safety.jsonl", SAFETY)
+    write_jsonl(home / "task.jsonl", TASK)
+    return home
+
+
+@pytest.fixture
+def call(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """`call(method, *flags)`: exit code and output, the models given."""
+
+    def invoke(method: str, *flags: object, **replaced: object) -> tuple[int, str]:
+        given: dict[str, object] = {m: home / m for m in ("aligned", "tuned", "unaligned")}
+        if method == "random-removal":
+            del given["unaligned"]
+        if method == "irr":
+            given |= {"safety": home / "safety.jsonl", "calibration": home / "task.jsonl"}
+        given |= replaced
+        named = [x for k, v in given.items() if v is not None for x in (f"--{k}", str(v))]
+        capsys.readouterr()
+        code = run(["derive", method, *named, *map(str, flags)])
+        out = capsys.readouterr()
+        return code, out.out + out.err
+
+    return invoke
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    source = Checkpoint.open(folder)
+    return {name: source.read(name) for name in source.tensors}
+
+
+IRR_FLAGS = ("--no-only-refusals", "--max-new-tokens", "4", "--device", "cpu")
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_patch_and_checkpoint_hold_the_same_model(
+    call: Callable[..., tuple[int, str]], home: Path, tmp_path: Path, method: str
+) -> None:
+    from suture.patch import apply, revert
+
+    patch, out = tmp_path / "patch", tmp_path / "out"
+    flags = IRR_FLAGS if method == "irr" else ()
+    code, text = call(method, "-o", patch, "--write", out, "--json", *flags)
+    assert code == 0, text
+    facts = json.loads(text)
+    assert facts["method"] == method
+    assert facts["config"] == METHODS[method].load(facts["config"]).model_dump(mode="json")
+    assert facts["patch"]["tensors"] > 0
+    assert facts["models"]["tuned"] == Checkpoint.open(home / "tuned").fingerprint()
+    applied = tmp_path / "applied"
+    apply(home / "tuned", [patch], applied)
+    assert Checkpoint.open(applied).fingerprint() == Checkpoint.open(out).fingerprint()
+    assert Checkpoint.open(out).fingerprint() == facts["patch"]["result_fingerprint"]
+    revert(applied, patch, tmp_path / "back")
+    before, after = tensors(home / "tuned"), tensors(tmp_path / "back")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_flags_reach_the_method(
+    call: Callable[..., tuple[int, str]], home: Path, tmp_path: Path
+) -> None:
+    code, text = call("resta", "--gamma", "0.25", "--write", tmp_path / "out", "--json")
+    assert code == 0, text
+    assert json.loads(text)["patch"] is None
+    A, W, U = (tensors(home / m) for m in ("aligned", "tuned", "unaligned"))
+    for name, value in tensors(tmp_path / "out").items():
+        expected = W[name].double() + 0.25 * (A[name].double() - U[name].double())
+        assert torch.equal(value, expected.to(torch.bfloat16))
+
+
+def test_a_config_file_gives_values_and_flags_win(
+    call: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    file = tmp_path / "resta.yaml"
+    file.write_text("gamma: 0.125\nscope: qv\n")
+    flags = ("--config", file, "--scope", "all", "-o", tmp_path / "p", "--json")
+    code, text = call("resta", *flags)
+    assert code == 0, text
+    config = json.loads(text)["config"]
+    assert (config["gamma"], config["scope"]) == (0.125, "all")
+
+
+def test_the_summary_counts(call: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    code, text = call("irr", "-o", tmp_path / "p", *IRR_FLAGS)
+    assert code == 0, text
+    assert "14 matrices fight safety" in text
+    assert "wrote patch" in text
+
+
+def test_same_command_same_patch(call: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    prints = []
+    for name in ("a", "b"):
+        code, text = call("irr", "-o", tmp_path / name, "--json", *IRR_FLAGS)
+        assert code == 0, text
+        prints.append(json.loads(text)["patch"]["fingerprint"])
+    assert prints[0] == prints[1]
+
+
+WRONG: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    "unknown option": ("E710", ("--removd", "1"), {}),
+    "value out of range": ("E702", ("--removed", "1.5"), {}),
+    "not a number": ("E702", ("--balance", "nan"), {}),
+    "no such choice": ("E714", ("--solver", "joint"), {}),
+    "device": ("E507", ("--device", "gpu"), {}),
+    "dtype": ("E702", ("--dtype", "float8"), {}),
+    "model missing": ("E712", (), {"unaligned": None}),
+    "no calibration": ("E408", (), {"calibration": None}),
+    "no safety": ("E408", (), {"safety": None}),
+    "data file missing": ("E301", (), {"safety": "nowhere.jsonl"}),
+    "config file missing": ("E715", ("--config", "nowhere.yaml"), {}),
+    "template missing": ("E321", ("--chat-template", "nowhere.jinja"), {}),
+}
+
+
+@pytest.mark.parametrize("what", list(WRONG))
+def test_wrong_input_is_refused_with_its_code_and_nothing_is_written(
+    call: Callable[..., tuple[int, str]], tmp_path: Path, what: str
+) -> None:
+    code, flags, replaced = WRONG[what]
+    exit_code, text = call("irr", "-o", tmp_path / "patch", *flags, **replaced)
+    assert exit_code == 1
+    assert code in text, text
+    assert "Traceback" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nowhere_to_write_is_refused(call: Callable[..., tuple[int, str]]) -> None:
+    exit_code, text = call("resta")
+    assert exit_code == 1
+    assert "E712" in text
+
+
+@pytest.mark.parametrize(("body", "code"), [("removd: 1\n", "E701"), ("- 1\n", "E715")])
+def test_a_wrong_config_file_is_named(
+    call: Callable[..., tuple[int, str]], tmp_path: Path, body: str, code: str
+) -> None:
+    file = tmp_path / "irr.yaml"
+    file.write_text(body)
+    exit_code, text = call("irr", "--config", file, "-o", tmp_path / "patch")
+    assert exit_code == 1
+    assert code in text
+    assert str(file) in text
+
+
+def test_no_chat_template_names_the_flag(
+    call: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    for name in ("aligned", "tuned", "unaligned"):
+        folder = tiny_llama(tmp_path / name)
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        del settings["chat_template"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    models = {name: tmp_path / name for name in ("aligned", "tuned", "unaligned")}
+    exit_code, text = call("irr", "-o", tmp_path / "patch", **models)
+    assert exit_code == 1
+    assert "--chat-template" in text
+    assert not (tmp_path / "patch").exists()
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf"])
+def test_weights_that_are_not_finite_are_refused(
+    call: Callable[..., tuple[int, str]], tmp_path: Path, weight: str
+) -> None:
+    folder = tiny_llama(tmp_path / "tuned", dtype="bfloat16")
+    state = tensors(folder)
+    state["model.layers.1.mlp.up_proj.weight"][3, 4] = float(weight)
+    write_shards(folder, state)
+    exit_code, text = call("resta", "-o", tmp_path / "patch", tuned=folder)
+    assert exit_code == 1
+    assert "up_proj" in text
+    assert not (tmp_path / "patch").exists()
+
+
+def test_an_existing_output_is_not_overwritten(
+    call: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    exit_code, _ = call("resta", "-o", tmp_path / "patch", "--write", tmp_path / "out")
+    assert exit_code == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    assert (tmp_path / "out" / "mine").read_text() == "x"
+
+
+def test_help_has_every_field_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["derive", "irr", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in IRR.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        if isinstance(field.default, str | float | int) and not isinstance(field.default, bool):
+            assert f"[default: {field.default}]" in text
+
+
+def test_there_is_a_command_for_every_method() -> None:
+    assert list(COMMANDS) == [f"derive {name}" for name in METHODS]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["derive", "--help"],
+        ["derive", "irr", "--help"],
+        ["derive", "irr", "--removed", "7"],
+        ["derive", "irr", "--device", "gpu"],
+    ],
+)
+def test_help_and_bad_values_never_import_torch(line: list[str]) -> None:
+    probe = (
+        "import sys; from suture.cli.main import run; run(sys.argv[1:]);"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", probe, *line], capture_output=True, env=env)
+    assert done.returncode == 0, done.stderr
+
+
+def test_bad_data_is_refused_before_torch(home: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "x"\n')
+    probe = (
+        "import sys; from suture.cli.main import run; code = run(sys.argv[1:]);"
+        "sys.exit(10 * code + any(m in sys.modules for m in ('torch', 'transformers')))"
+    )
+    models = [x for m in ("aligned", "tuned", "unaligned") for x in (f"--{m}", str(home / m))]
+    task = ["--calibration", str(home / "task.jsonl"), "-o", str(tmp_path / "p")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", probe, "derive", "irr", *models, "--safety", str(bad), *task],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
+    assert done.returncode == 10, done.stderr
+    assert f"{bad}:1" in done.stderr

@@ -1,0 +1,161 @@
+"""`measure`, `score`, `compare` as commands: files, exit codes, several values for one flag."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import write_jsonl
+from suture.cli.main import run
+from suture.cli.measure import spread
+from suture.ledger import Measurement, Row, mean_scores
+
+PROMPTS = [{"id": str(i), "prompt": f"How do I bake loaf {i}?"} for i in range(4)]
+
+
+def save(path: Path, suite: str, metric: str, ones: int, n: int, model: str) -> Path:
+    rows = [Row(str(i), {metric: float(i < ones)}) for i in range(n)]
+    better: Any = {metric: "lower" if metric.startswith("harmless") else "higher"}
+    Measurement(suite, {"fingerprint": model}, n, mean_scores(rows), better, rows).save(path)
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[..., list[Path]]:
+    def make(side: str, safety: int, accuracy: int, harmless: int) -> list[Path]:
+        return [
+            save(tmp_path / f"{side}-safety.json", "safety", "refusal_rate", safety, 200, side),
+            save(tmp_path / f"{side}-task.json", "task", "accuracy", accuracy, 600, side),
+            save(
+                tmp_path / f"{side}-over.json",
+                "over-refusal",
+                "harmless_refused",
+                harmless,
+                400,
+                side,
+            ),
+        ]
+
+    return make
+
+
+ROLES = ["--target", "safety.refusal_rate:higher", "--kept", "task.accuracy:0.05"]
+ROLES += ["over-refusal.harmless_refused:0.03@reference"]
+
+
+@pytest.mark.parametrize(
+    ("after", "code"),
+    [((170, 475, 20), 0), ((170, 300, 20), 2), ((60, 480, 4), 3), ((200, 480, 400), 2)],
+)
+def test_compare_exit_codes(files: Any, after: tuple[int, int, int], code: int) -> None:
+    args = ["compare", "--before", *files("before", 60, 480, 4), "--after", *files("after", *after)]
+    args += ["--reference", *files("reference", 190, 300, 20), *ROLES]
+    assert run([str(arg) for arg in args]) == code
+
+
+def test_compare_json_and_file(files: Any, tmp_path: Path, capsys: Any) -> None:
+    before, after = files("before", 60, 480, 4)[0], files("after", 170, 1, 1)[0]
+    out = tmp_path / "ledger.json"
+    args = ["compare", "--before", before, "--after", after, *ROLES[:2], "-o", out, "--json"]
+    assert run([str(arg) for arg in args]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == json.loads(out.read_text())
+    assert shown["verdict"] == "proven"
+    assert shown["ledger"][0]["n"] == 200
+
+
+def test_compare_text_names_the_needed_n(files: Any, capsys: Any) -> None:
+    before, after = files("before", 60, 480, 4)[0], files("after", 62, 1, 1)[0]
+    args = ["compare", "--before", before, "--after", after, *ROLES[:2]]
+    assert run([str(arg) for arg in args]) == 3
+    shown = capsys.readouterr().out
+    assert "not proven" in shown
+    assert "items would settle it" in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--target", "safety.refusal_rat"], "did you mean 'safety.refusal_rate'"),
+        (["--kept", "safety.refusal_rate"], "SUITE.METRIC:MARGIN"),
+        ([], "E605"),
+        (["--targt", "x"], "did you mean '--target'"),
+    ],
+)
+def test_compare_usage_errors_exit_1(files: Any, args: list[str], said: str, capsys: Any) -> None:
+    before, after = files("before", 60, 480, 4)[0], files("after", 62, 1, 1)[0]
+    assert run(["compare", "--before", str(before), "--after", str(after), *args]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_spread() -> None:
+    flags = ("--before", "--after")
+    line = "--before a b --after c -o x y --before=d e"
+    expected = "--before a --before b --after c -o x y --before=d e"
+    assert spread(line.split(), flags) == expected.split()
+    assert spread(["--patch", "p", "safety"], ("--patch",), ("safety",)) == [
+        "--patch",
+        "p",
+        "safety",
+    ]
+
+
+def test_measure_and_score(tiny: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
+    data = write_jsonl(tmp_path / "p.jsonl", PROMPTS)
+    out = tmp_path / "safety.json"
+    args = ["measure", "safety", "--model", tiny(), "--data", data, "--limit", 2, "-o", out]
+    args += ["--device", "cpu", "--max-new-tokens", 4]
+    assert run([str(arg) for arg in [*args, "--json"]]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    content = json.loads(out.read_text())
+    assert shown["model"]["fingerprint"] == content["model"]["fingerprint"]
+    assert content["n"] == 2
+    assert "refusal_rate" in content["metrics"]
+    replies = tmp_path / "safety.replies.jsonl"
+    assert stat.S_IMODE(replies.stat().st_mode) == 0o600
+    again = tmp_path / "again.json"
+    assert run(["score", str(out), "-o", str(again)]) == 0
+    assert again.read_bytes() == out.read_bytes()
+    assert "refusal_rate" in capsys.readouterr().out
+    assert run([str(arg) for arg in [*args, "--redact"]]) == 0
+    assert not replies.exists()
+
+
+def test_a_patched_model_is_measured_without_writing_it(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    from suture.checkpoint import Checkpoint
+    from suture.patch import diff
+
+    base, edited, patch = tiny(), tiny(seed=1), tmp_path / "patch"
+    info = diff(Checkpoint.open(base), Checkpoint.open(edited), patch)
+    data = write_jsonl(tmp_path / "p.jsonl", PROMPTS)
+    common = ["--data", data, "--device", "cpu", "--max-new-tokens", 4, "-o"]
+    first, second = tmp_path / "patched.json", tmp_path / "edited.json"
+    args = ["measure", "safety", "--model", base, "--patch", patch, *common, first]
+    assert run([str(arg) for arg in args]) == 0
+    args = ["measure", "safety", "--model", edited, *common, second]
+    assert run([str(arg) for arg in args]) == 0
+    one, two = Measurement.load(first), Measurement.load(second)
+    assert one.model["fingerprint"] == two.model["fingerprint"]
+    assert one.model["patches"] == [info.fingerprint]
+    assert one.rows == two.rows
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["safty", "--model", "m", "-o", "x"], "did you mean 'safety'"),
+        (["safety", "--model", "m", "-o", "x", "--dtype", "float23"], "did you mean 'float32'"),
+        (["safety", "--model", "m", "-o", "x", "--limit", "0"], "at least 1"),
+        (["safety", "--model", "m"], "--out"),
+    ],
+)
+def test_measure_usage_errors(args: list[str], said: str, capsys: Any) -> None:
+    assert run(["measure", *args]) == 1
+    assert said in capsys.readouterr().err

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from suture.checkpoint import Checkpoint
+from suture.data import Pair
+from suture.errors import SutureError
+from suture.inference import LoadedModel, Reply, load
+from suture.methods import opens_as_refusal, safety_refusals
+
+SAID = {"a": "I cannot help.", "b": "Sure, here is", "c": "  ", "d": "I’m sorry, no."}
+
+
+@pytest.fixture
+def lm(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
+    """A model that says what `SAID` holds."""
+    import suture.inference
+
+    def say(_lm: object, prompts: list[str], **_options: object) -> list[Reply]:
+        return [Reply(SAID[prompt], 3, True) for prompt in prompts]
+
+    monkeypatch.setattr(suture.inference, "generate", say)
+    return load(Checkpoint.open(tiny()))
+
+
+def rows(*prompts: str) -> list[Pair]:
+    return [Pair(id=prompt, prompt=prompt, category="x") for prompt in prompts]
+
+
+def test_only_refusals_are_kept_in_order(lm: LoadedModel) -> None:
+    kept = safety_refusals(lm, rows("d", "b", "a", "c"))
+    assert [(row.id, row.response) for row in kept] == [("d", SAID["d"]), ("a", SAID["a"])]
+    assert kept[0].category == "x"
+
+
+def test_given_responses_are_never_judged(lm: LoadedModel) -> None:
+    given = [Pair(id="1", prompt="b", response="Sure."), *rows("a")]
+    assert safety_refusals(lm, given)[0] == given[0]
+
+
+def test_the_switch_keeps_all_but_empty_replies(lm: LoadedModel) -> None:
+    kept = safety_refusals(lm, rows("a", "b", "c", "d"), only_refusals=False)
+    assert [row.id for row in kept] == ["a", "b", "d"]
+
+
+def test_another_judge_may_decide(lm: LoadedModel) -> None:
+    kept = safety_refusals(lm, rows("a", "b"), is_refusal=lambda text: "Sure" in text)
+    assert [row.id for row in kept] == ["b"]
+
+
+def test_no_refusal_at_all_is_an_error(lm: LoadedModel) -> None:
+    with pytest.raises(SutureError) as caught:
+        safety_refusals(lm, rows("b", "c"))
+    assert caught.value.code == "E404"
+
+
+@pytest.mark.parametrize("text", ["Sorry, but no.", '"I can’t do that."', "  I AM UNABLE to"])
+def test_openings_that_refuse(text: str) -> None:
+    assert opens_as_refusal(text)
+
+
+@pytest.mark.parametrize("text", ["", "Sure. I cannot stop.", "Icannot", "The answer is sorry"])
+def test_openings_that_do_not(text: str) -> None:
+    assert not opens_as_refusal(text)

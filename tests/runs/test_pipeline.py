@@ -1,0 +1,154 @@
+"""The whole pipeline on tiny random models: it ends, resumes, and never calls noise proven."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from suture.cli import main
+from suture.errors import SutureError
+from suture.runs import pipeline as module
+from suture.runs import plan, read_recipe, run
+
+
+def _go(workshop: Path, *changes: str, **options: Any) -> module.Outcome:
+    recipe = read_recipe(workshop / "recipe.yaml", changes)
+    return run(recipe, workshop / "run", **options)
+
+
+def test_a_run_leaves_everything_and_resumes(workshop: Path) -> None:
+    inputs = {p: p.read_bytes() for p in workshop.rglob("*") if p.is_file()}
+    first = _go(workshop, "write=true", command="suture run recipe.yaml")
+    assert first.exit_code in (2, 3)  # random models: nothing can be proven
+    home = first.folder
+    for name in ("report.html", "report.json", "report.md", "patch", "model/config.json"):
+        assert (home / name).exists(), name
+    for side in ("before", "after", "reference"):
+        assert (home / side / "safety.json").is_file()
+        assert (home / side / "safety.replies.jsonl").stat().st_mode & 0o777 == 0o600
+    report = json.loads((home / "report.json").read_text())
+    after = json.loads((home / "after" / "task.json").read_text())
+    assert report["after"]["fingerprint"] == after["model"]["fingerprint"]
+    assert report["patch"]["fingerprint"] == first.patch["fingerprint"]
+    assert report["provenance"]["command"] == "suture run recipe.yaml"
+    assert {path: path.read_bytes() for path in inputs} == inputs
+
+    done = json.loads((home / "stages" / "derive.json").read_text())
+    again = _go(workshop, "write=true", command="suture run recipe.yaml")
+    events = [json.loads(line) for line in (home / "events.jsonl").read_text().splitlines()]
+    begun = [event["stage"] for event in events if event["event"] == "begun"]
+    assert len(begun) == len(set(begun)), "no stage ran twice"
+    assert json.loads((home / "stages" / "derive.json").read_text()) == done
+    assert again.ledger.as_dict() == first.ledger.as_dict()
+
+
+def test_the_written_checkpoint_is_the_measured_one(workshop: Path) -> None:
+    from suture.checkpoint import Checkpoint
+    from suture.patch import verify
+
+    outcome = _go(workshop, "write=true")
+    measured = json.loads((outcome.folder / "after" / "task.json").read_text())
+    written = Checkpoint.open(outcome.folder / "model")
+    assert written.fingerprint() == measured["model"]["fingerprint"]
+    verify(outcome.folder / "model")
+    assert "task" in (outcome.folder / "model" / "README.md").read_text()
+
+
+def test_a_changed_knob_redoes_the_edit_and_keeps_what_came_before(workshop: Path) -> None:
+    _go(workshop)
+    _go(workshop, "method.removed=0.0", "method.drop=0.5")
+    lines = (workshop / "run" / "events.jsonl").read_text().splitlines()
+    begun = [e["stage"] for e in map(json.loads, lines) if e["event"] == "begun"]
+    assert begun.count("derive") == begun.count("measure-after-task") == 2
+    assert begun.count("measure-before-task") == begun.count("measure-reference-task") == 1
+
+
+def test_ctrl_c_keeps_finished_stages(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from suture import progress
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress, "silent", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Stages, "derive", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            _go(workshop)
+    assert "measure-before-safety" in capsys.readouterr().err
+    outcome = _go(workshop)
+    assert (workshop / "run" / "report.html") == outcome.report
+    lines = (workshop / "run" / "events.jsonl").read_text().splitlines()
+    begun = [e["stage"] for e in map(json.loads, lines) if e["event"] == "begun"]
+    assert begun.count("measure-before-safety") == 1
+
+
+def test_redact_keeps_no_replies(workshop: Path) -> None:
+    outcome = _go(workshop, redact=True)
+    assert not list(outcome.folder.rglob("*.replies.jsonl"))
+    assert "how do I bake" not in outcome.report.read_text()
+
+
+def test_roles_are_fixed_once_measured(workshop: Path) -> None:
+    _go(workshop)
+    with pytest.raises(SutureError, match="E725"):
+        _go(workshop, "roles=[{metric: safety.refusal_rate, role: target}]")
+
+
+@pytest.mark.parametrize("damage", ["rows", "model"])
+def test_wrong_inputs_stop_before_anything_is_measured(workshop: Path, damage: str) -> None:
+    if damage == "rows":
+        (workshop / "calibration.jsonl").write_text('{"promt": "x"}\n')
+    else:
+        (workshop / "aligned" / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(SutureError, match="E306" if damage == "rows" else "E1"):
+        _go(workshop)
+    assert not (workshop / "run" / "before").exists()
+
+
+def test_plan_reads_headers_only(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = read_recipe(workshop / "recipe.yaml")
+    found = plan(recipe, workshop / "not" / "there")
+    assert len(found.touched) == 14  # 7 matrices in each of 2 layers
+    assert 0 < found.touched_parameters < found.parameters
+    assert found.suites == {"safety": 8, "task": 6}
+    assert found.peak_memory > 0
+    assert not (workshop / "not").exists()
+    assert main.run(["plan", str(workshop / "recipe.yaml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["touched"] == found.touched
+    assert main.run(["plan", str(workshop / "recipe.yaml")]) == 0
+    assert "14 of 20 tensors" in capsys.readouterr().out
+
+
+def test_plan_needs_no_torch(workshop: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from suture.cli.main import run; code = run(sys.argv[1:]); "
+        "sys.exit(9 if 'torch' in sys.modules or 'transformers' in sys.modules else code)"
+    )
+    src = str(Path(__file__).resolve().parents[2] / "src")
+    args = [sys.executable, "-c", code, "plan", str(workshop / "recipe.yaml")]
+    done = subprocess.run(args, env={"PYTHONPATH": src}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_run_and_init_from_the_command_line(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workshop)
+    code = main.run(["run", "recipe.yaml", "--set", "suites.task.limit=4"])
+    shown = capsys.readouterr().out
+    assert code in (2, 3)
+    assert "safety.refusal_rate" in shown
+    assert "runs/tiny/report.html" in shown
+    assert main.run(["run", "recipe.yaml", "--set", "suites.task.limit=4", "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["exit_code"] == code
+    assert main.run(["init", "restore-refusals", "-o", "mine.yaml"]) == 0
+    assert main.run(["init", "restore-refusals", "-o", "mine.yaml"]) == 1
+    assert "E729" in capsys.readouterr().err
