@@ -148,7 +148,9 @@ def override(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
         *above, leaf = name.strip().split(".")
         place = values
         for key in above:
-            place = place.setdefault(key, {})
+            if place.get(key) is None:
+                place[key] = {}  # absent, or a key with nothing after the colon
+            place = place[key]
             if not isinstance(place, dict):
                 equals = ""
                 break

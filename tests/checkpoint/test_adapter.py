@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,15 @@ Q, UP = "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.up_proj.we
 def make_adapter(base: Path, out: Path, **settings: Any) -> dict[str, torch.Tensor]:
     """Write an adapter with random factors; returns PEFT's own merged weights."""
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
-    dtype = model.dtype
-    wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in wrapped.named_parameters():
-        if "lora_" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
-    wrapped.save_pretrained(out)
-    merged = wrapped.merge_and_unload()
-    assert merged.dtype == dtype
-    return dict(merged.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's own, about tied embeddings and old names
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
+        generator = torch.Generator().manual_seed(1)
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+        wrapped.save_pretrained(out, save_embedding_layers=False)
+        return dict(wrapped.merge_and_unload().state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,7 @@ def test_merges_as_peft_does(base: Path, tmp_path: Path, settings: dict[str, Any
 
 
 def test_conv1d_weights_are_transposed(gpt2: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="fan_in_fan_out"):
-        expected = make_adapter(gpt2, tmp_path / "a", r=2, target_modules=["c_attn", "c_proj"])
+    expected = make_adapter(gpt2, tmp_path / "a", r=2, target_modules=["c_attn", "c_proj"])
     model = AdapterCheckpoint(Checkpoint.open(gpt2), tmp_path / "a")
     assert len(model.merged) == 6
     for name in model.merged:

@@ -31,7 +31,7 @@ def test_other_weights_dtype_and_sharding_line_up(base: Path, tmp_path: Path) ->
     ("options", "code", "words"),
     [
         ({"layers": 3}, "E122", "aligned has 2 layers, tuned 3"),
-        ({"inter": 64}, "E122", r"\[48, 32\] in aligned and \[64, 32\] in tuned"),
+        ({"inter": 64}, "E122", r"\[32, 48\] in aligned and \[32, 64\] in tuned"),
         ({"hidden": 64}, "E122", r"embed_tokens\.weight' is"),
         ({"vocab": 70}, "E123", "64 rows in aligned, 70 in tuned"),
         ({"tie": False}, "E122", "one model ties it"),
@@ -63,15 +63,15 @@ def test_other_tokens_merges_or_architecture(base: Path, tmp_path: Path) -> None
     first, second = list(vocab)[-2:]
     swapped = {**vocab, first: vocab[second], second: vocab[first]}
     out = changed(base, tmp_path / "v", "tokenizer.json", {"model/vocab": swapped})
-    with pytest.raises(SutureError, match="E123.*tokens"):
+    with pytest.raises(SutureError, match=r"E123.*tokens"):
         compared(base, out)
     out = changed(base, tmp_path / "m", "tokenizer.json", {"model/merges": merges[:-1]})
-    with pytest.raises(SutureError, match="E123.*merges"):
+    with pytest.raises(SutureError, match=r"E123.*merges"):
         compared(base, out)
     strings = [" ".join(merge) for merge in merges]  # the older way to write the same merges
     compared(base, changed(base, tmp_path / "s", "tokenizer.json", {"model/merges": strings}))
     out = changed(base, tmp_path / "a", "config.json", {"model_type": "mistral"})
-    with pytest.raises(SutureError, match="E122.*llama model.*mistral model"):
+    with pytest.raises(SutureError, match=r"E122.*llama model.*mistral model"):
         compared(base, out)
 
 

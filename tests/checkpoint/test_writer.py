@@ -211,12 +211,14 @@ def test_killed_anywhere_the_result_is_old_new_or_absent(
 
 def test_a_live_writers_stage_is_left_alone(tmp_path: Path) -> None:
     other = Stage(tmp_path / "out")
-    with pytest.raises(SutureError, match="E124"), staged_folder(tmp_path / "out") as stage:
-        assert other.path.exists()
-        (stage / "x").write_text("second")
-        other.commit()  # two runs on one output: the first to finish wins, the other is refused
-        (tmp_path / "out" / "y").write_text("first")
-    assert listing(tmp_path / "out") == {"y": b"first"}
+    second = Stage(tmp_path / "out")
+    assert other.path.exists()
+    (other.path / "x").write_text("first")
+    other.commit()  # two runs on one output: the first to finish wins, the other is refused
+    with pytest.raises(SutureError, match="E124"):
+        second.commit()
+    second.discard()
+    assert listing(tmp_path) == {"out/x": b"first"}
 
 
 def test_a_dropped_writer_leaves_nothing(tmp_path: Path) -> None:

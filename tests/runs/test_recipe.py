@@ -80,21 +80,22 @@ def test_set_changes_values_and_its_paths_are_from_here(
 ) -> None:
     (workshop / "sub").mkdir()
     monkeypatch.chdir(workshop / "sub")
+    path = workshop / "recipe.yaml"
+    path.write_text(path.read_text().replace("suites:", "suites:\n  drift:"))
     changes = [
         "method.removed=0.5",
         "models.tuned=../aligned",
         "suites.task.data=../prompts.jsonl",
         "suites.task.limit=2",
-        "data.safety.file=../calibration.jsonl",
-        "suites.safety.suite=safety",
+        "data.safety=../calibration.jsonl",
+        "suites.drift.limit=3",
     ]
-    changes[4] = "data.safety=../calibration.jsonl"
     recipe = read_recipe(workshop / "recipe.yaml", changes)
     assert recipe.method_config().model_dump()["removed"] == 0.5
     assert recipe.models["tuned"].path.resolve() == workshop / "aligned"
     assert recipe.suites["task"].limit == 2
     assert recipe.data["safety"].file.resolve() == workshop / "calibration.jsonl"
-    assert recipe.suites["safety"].suite == "safety"
+    assert recipe.suites["drift"].limit == 3
 
 
 @pytest.mark.parametrize("change", ["method.removd=0.5", "removed", "name.x=1"])

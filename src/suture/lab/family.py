@@ -113,7 +113,7 @@ def _build_aligned(family: Family, recipe: LabRecipe, material: corpus.Material)
         settings = stage.train.model_copy(update={"seed": family.seed * 10 + number})
         state = family.folder / f".stage-{number}"
         train(model, examples, settings, state=state, label=f"lab: stage {number}")
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with staged_folder(family.aligned) as folder:
         model.to(torch.bfloat16).save_pretrained(folder)
         write_tokenizer(tokenizer, folder)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ from suture.progress import track
 from suture.training.batches import Batch, Example, batches_from
 from suture.training.state import load_state, save_state
 
-Objective = Callable[["torch.nn.Module", Batch], "torch.Tensor"]
+Objective = Callable[[Any, Batch], "torch.Tensor"]  # (model, batch) to the scalar loss
 
 
 class TrainConfig(FrozenConfig):
@@ -106,7 +106,7 @@ def train(
     return TrainResult(losses, config.steps, tokens, time.monotonic() - began)
 
 
-def next_token_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+def next_token_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Mean cross-entropy of the labelled tokens given what stands before them.
 
     Vocabulary logits are formed only where a label counts: on short replies that saves most of
@@ -116,10 +116,11 @@ def next_token_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     counts = targets != -100
     hidden = hidden_states(model, batch)
     logits = model.get_output_embeddings()(hidden[:, :-1][counts])
-    return torch.nn.functional.cross_entropy(logits.float(), targets[counts])
+    loss: torch.Tensor = torch.nn.functional.cross_entropy(logits.float(), targets[counts])
+    return loss
 
 
-def hidden_states(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
     """Last hidden states (rows, width, hidden) of a causal language model."""
     trunk = _decoder(model)
     output = trunk(input_ids=batch.ids, attention_mask=batch.attend, use_cache=False)
@@ -127,18 +128,18 @@ def hidden_states(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return hidden
 
 
-def _decoder(model: torch.nn.Module) -> torch.nn.Module:
+def _decoder(model: Any) -> Any:
     """The part below the vocabulary head, adapters included."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    trunk: torch.nn.Module = inner.get_decoder()
-    return trunk
+    return inner.get_decoder()
 
 
 def build_optimizers(
     model: torch.nn.Module, config: TrainConfig
 ) -> list[tuple[torch.optim.Optimizer, float]]:
     """AdamW for everything, or Muon for the matrices inside blocks and AdamW for the rest."""
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             inside = parameter.ndim == 2 and ".layers." in name and config.muon_rate > 0
