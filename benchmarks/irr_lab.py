@@ -6,8 +6,8 @@
 
 `measure` derives every point of the grid on every family for benign drift (`tuned`) and poisoning
 (`poisoned`) and stores the item scores of the tuning split (TDC2023, OKTest, GoEmotions dev) and of
-the test split (JailbreakBench `Original` + StrongREJECT `custom`, 900 harmless prompts, XSTest,
-GoEmotions test); finished points are kept, so it resumes. `report` picks one point per method by
+the test split (JailbreakBench `Original` + StrongREJECT `custom`, 600 harmless prompts, 1,200 rows
+of GoEmotions test); finished points are kept, so it resumes. `report` picks one point per method by
 the tuning split alone (`choose`), and writes benchmarks/results/irr_lab.json,
 docs/generated/irr_lab.md and the trade-off plots.
 """
@@ -52,9 +52,9 @@ class Point:
 
     @property
     def label(self) -> str:
-        changed = self.config.model_dump(exclude_defaults=True)
-        shown = {k: v for k, v in changed.items() if k not in ("solver",)}
-        return ", ".join(f"{k} {v}" for k, v in shown.items()) or "defaults"
+        knobs = {"task arithmetic": "scale", "RESTA": "gamma"}.get(self.method, "removed")
+        shown = f"{knobs} {getattr(self.config, knobs):g}"
+        return f"{shown}, balance {self.config.balance:g}" if "balanced" in self.method else shown
 
     @property
     def key(self) -> str:
@@ -64,20 +64,14 @@ class Point:
 
 def grid() -> list[Point]:
     """All points, the same for both damages."""
-    points = [Point("task arithmetic", TaskArithmetic(scale=s)) for s in (0.9, 0.8, 0.7, 0.6, 0.4)]
-    points += [Point("RESTA", RESTA(gamma=g)) for g in (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4)]
-    points += [Point("random removal", RandomRemoval(removed=r)) for r in (0.1, 0.2, 0.3, 0.5, 0.7)]
-    points += [Point("IRR, sequential", IRR(solver="sequential", removed=r))
-               for r in (0.2, 0.4, 0.7, 1.0)]  # fmt: skip
-    points += [Point("IRR, no recalibration", IRR(solver="none", removed=r))
-               for r in (0.1, 0.2, 0.4, 0.7, 1.0)]  # fmt: skip
-    points += [
-        Point("IRR, balanced", IRR(solver="balanced", removed=r, balance=b))
-        for r in (0.2, 0.4, 0.7)
-        for b in (0.3, 1.0, 3.0)
-    ]
-    points += [Point("IRR, balanced", IRR(solver="balanced", removed=1.0, balance=b))
-               for b in (1.0, 3.0)]  # fmt: skip
+    points = [Point("task arithmetic", TaskArithmetic(scale=s)) for s in (0.8, 0.6, 0.4)]
+    points += [Point("RESTA", RESTA(gamma=g)) for g in (0.25, 0.5, 1.0, 1.5)]
+    points += [Point("random removal", RandomRemoval(removed=r)) for r in (0.1, 0.25, 0.5)]
+    for r in (0.4, 0.7, 1.0):
+        points.append(Point("IRR, sequential", IRR(solver="sequential", removed=r)))
+        points.append(Point("IRR, no recalibration", IRR(solver="none", removed=r)))
+    for r, b in ((0.2, 1.0), (0.4, 0.3), (0.4, 1.0), (0.4, 3.0), (0.7, 1.0), (0.7, 3.0)):
+        points.append(Point("IRR, balanced", IRR(solver="balanced", removed=r, balance=b)))
     return points
 
 
@@ -193,28 +187,21 @@ def _store(
     if _done(args, family, damage, key):
         return
     began = time.monotonic()
-    lm = load(source)
-    dev = ROOT / "src/suture/suites/data/goemotions_dev.jsonl"
-    runs = {
-        "tuning": [
-            ("safety", tuning["tdc2023"]),
-            ("over-refusal", tuning["oktest"]),
-            ("task", dev),
-        ],
-        "test": [("safety", None), ("over-refusal", None), ("task", None)],
-    }
+    lm = load(source, dtype="float32")
+    shipped = ROOT / "src/suture/suites/data"
+    dev, harmless = shipped / "goemotions_dev.jsonl", shipped / "harmless_test.jsonl"
+    runs: dict[str, list[tuple[str, Path | None, int | None]]] = {
+        "tuning": [("safety", tuning["tdc2023"], None), ("over-refusal", tuning["oktest"], None),
+                   ("task", dev, None)],
+        "test": [("safety", None, None), ("over-refusal", harmless, 600), ("task", None, 1200)],
+    }  # fmt: skip
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for split, suites in runs.items():
         scores[split] = {}
-        for suite, data in suites:
-            tokens = None if split == "test" else 16
-            if suite == "task":
-                tokens = 4
-            measured = measure(suite, lm, data=data, max_new_tokens=tokens)
-            for metric in ("refusal_rate", "harmless_refused", "xstest_safe_refused",
-                           "xstest_unsafe_refused", "accuracy", "ends_properly"):  # fmt: skip
-                if metric == "ends_properly" and suite != "over-refusal":
-                    continue
+        for suite, data, limit in suites:
+            tokens = 1 if suite == "task" else 20  # refusals show in their first sentence
+            measured = measure(suite, lm, data=data, limit=limit, max_new_tokens=tokens)
+            for metric in ("refusal_rate", "harmless_refused", "accuracy"):
                 found = {r.item: r.scores[metric] for r in measured.rows if metric in r.scores}
                 if found:
                     scores[split][metric] = found
@@ -261,7 +248,6 @@ class Outcome:
     refused: float
     accuracy: float
     harmless: float
-    xstest_safe: float | None
     per_seed: list[dict[str, float]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -299,7 +285,6 @@ def outcome(cache: Cache, damage: str, key: str, split: str, *, resamples: int =
     def rise(a: np.ndarray, b: np.ndarray) -> float:
         return float(a.mean() - b.mean())
 
-    safe = of("xstest_safe_refused", here).mean() if split == "test" else None
     per_seed = [
         {
             "seed": seed,
@@ -316,7 +301,6 @@ def outcome(cache: Cache, damage: str, key: str, split: str, *, resamples: int =
         refused=float(refused[0].mean()),
         accuracy=float(task[0].mean()),
         harmless=float(harmless[0].mean()),
-        xstest_safe=None if safe is None else float(safe),
         per_seed=per_seed,
     )
 
@@ -384,17 +368,16 @@ def _table(cache: Cache, damage: str, title: str, rows: list[dict[str, Any]]) ->
         f"### After {title}",
         "",
         f"{len(cache.seeds)} families (seeds {', '.join(map(str, cache.seeds))}); per family 276 "
-        "harmful prompts, 2,000 task rows, 900 harmless prompts, all unseen. Means in percent, 95% "
+        "harmful prompts, 1,200 task rows, 600 harmless prompts, all unseen. Means in percent, 95% "
         "intervals over seeds and items.",
         "",
         "| model | knobs | lost refusals brought back | task points lost | harmless refusals above "
-        "aligned | harmful refused | task | XSTest-safe refused |",
-        "|---|---|---|---|---|---|---|---|",
+        "aligned | harmful refused | task |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, place in (("aligned", ("aligned", "aligned")), (damage, (damage, "damaged"))):
         lines.append(
-            f"| {name} | | | | | {mean(place, 'refusal_rate')} | {mean(place, 'accuracy')} "
-            f"| {mean(place, 'xstest_safe_refused')} |"
+            f"| {name} | | | | | {mean(place, 'refusal_rate')} | {mean(place, 'accuracy')} |"
         )
     for row in rows:
         if row["picked"]:
@@ -402,8 +385,7 @@ def _table(cache: Cache, damage: str, title: str, rows: list[dict[str, Any]]) ->
             lines.append(
                 f"| {row['method']} | {row['label']} | {cell(test['restored'])} "
                 f"| {cell(test['task_drop'])} | {cell(test['harmless_rise'])} "
-                f"| {100 * test['refused']:.1f} | {100 * test['accuracy']:.1f} "
-                f"| {100 * test['xstest_safe']:.1f} |"
+                f"| {100 * test['refused']:.1f} | {100 * test['accuracy']:.1f} |"
             )
     return [*lines, ""]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -96,6 +98,6 @@ def test_schedule():
     rates = [rate(config, step) for step in range(12)]
     assert rates[0] == 0.5
     assert rates[1] == rates[2] == 1.0
-    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[2:]))
     assert 0.1 < rates[-1] < 0.2
     assert rate(settings(schedule="constant"), 7) == 1.0

@@ -84,7 +84,9 @@ def derive(
     if "chat_template" in wanted and rows:
         _check_template(sources, runtime.get("chat_template"))
     if "is_refusal" in wanted:
-        arguments["is_refusal"] = _refuses
+        from suture.suites.scorers.refusal import refuses
+
+        arguments["is_refusal"] = refuses
     matrices: list[Any] = []
     if "report" in wanted:
         arguments["report"] = matrices
@@ -119,13 +121,28 @@ def _write(
         sinks.append(PatchWriter(base, output, provenance))
     try:
         if write is not None:
-            sinks.append(CheckpointWriter(base, write))
+            sinks.append(CheckpointWriter(base, write, card=_card(base, provenance)))
     except BaseException:
         for sink in sinks:
             sink.abort()
         raise
     drain(edits, sinks)
     return None if output is None else dict(Patch.open(output).info.as_dict())
+
+
+def _card(base: Any, provenance: Mapping[str, Any]) -> str:
+    """A model card that names base, method and config, and says that nothing was measured."""
+    from suture.report import Provenance, ReportFacts, model_card
+
+    method = provenance["method"]
+    facts = ReportFacts(
+        title=f"{base.path.name}, edited with {method}",
+        verdict="not measured",
+        before={"fingerprint": base.fingerprint(), "name": base.path.name},
+        after={"name": f"{base.path.name} ({method})"},
+        provenance=Provenance(method=method, config=provenance["config"]),
+    )
+    return model_card(facts, base=base.path)
 
 
 def _settings(
@@ -191,12 +208,6 @@ def _check_template(sources: Mapping[str, Any], override: Path | None) -> None:
     for name in ("aligned", "tuned"):
         if name in sources:
             ChatTemplate.from_folder(sources[name].path, override=override)
-
-
-def _refuses(reply: str) -> bool:
-    from suture.suites.scorers.refusal import SCORER
-
-    return SCORER.score("", reply) > 0.5
 
 
 def _sha256(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""`suture lab build|path|gates`: the miniature world."""
+"""`suture lab build|path|gates|ship`: the miniature world."""
 
 from __future__ import annotations
 
@@ -59,6 +59,23 @@ def gates(
     _finish(check(open_family(folder), read_recipe(recipe_path("lab")).gates), json)
 
 
+def ship(
+    folder: Annotated[Path, typer.Argument(help="folder that `lab build` made")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder to write")],
+    json: Json = False,
+) -> None:
+    """Pack a family that passed its gates: aligned as a checkpoint, the rest as patches on it."""
+    from suture.lab.family import open_family, read_recipe
+    from suture.lab.ship import ship as pack
+    from suture.recipes import recipe_path
+
+    about = pack(open_family(folder), read_recipe(recipe_path("lab")), output)
+    if json:
+        emit_json(about)
+    else:
+        emit(f"wrote {output}: {len(about['fingerprints'])} members, {about['bytes']:,} bytes")
+
+
 def _finish(outcome: Any, json: bool) -> None:
     if json:
         emit_json(outcome.as_dict())
@@ -72,4 +89,5 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "lab build": build,
     "lab path": path,
     "lab gates": gates,
+    "lab ship": ship,
 }

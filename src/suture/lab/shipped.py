@@ -41,7 +41,7 @@ def member(name: str) -> tuple[Path, list[Path]]:
 
 def rows(name: str) -> Path:
     """Data beside the models: `safety` (harmful prompts for importance and refusals),
-    `calibration` (downstream task rows), `affirmative` (prefixes that make `unaligned`)."""
+    `calibration` (downstream task rows)."""
     return FOLDER / "rows" / f"{name}.jsonl"
 
 

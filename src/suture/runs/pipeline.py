@@ -280,7 +280,20 @@ class _Stages:
                 for name, spec in recipe.data.items()
             ],
             roles_sha256=recipe.roles_sha256,
+            licences=self._licences(),
         )
+
+    def _licences(self) -> list[str]:
+        """What the models' own cards and folders say, for those that say anything."""
+        from suture.report.card import base_licence
+
+        found = []
+        for name, source in self.sources.items():
+            licence = base_licence(source.path)
+            parts = [licence.identifier or licence.name, *licence.files]
+            if said := ", ".join(part for part in parts if part):
+                found.append(f"{name}: {said}")
+        return found
 
     def _measuring(
         self, label: str, source: TensorSource, file: Path
@@ -320,12 +333,15 @@ class _Stages:
         """Everything a method's `derive` may ask for by name."""
         recipe = self.recipe
         rows = {n: read_jsonl(s.file, Pair, limit=s.limit) for n, s in recipe.data.items()}
+        from suture.suites.scorers.refusal import refuses
+
         models = {**self.sources, "tuned": self.sources[recipe.before]}
         return {
             **models,
             **rows,
             "device": recipe.device,
             "chat_template": recipe.chat_template,
+            "is_refusal": refuses,
         }
 
     def _check_finite(self) -> None:

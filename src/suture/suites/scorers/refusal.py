@@ -109,3 +109,8 @@ def _unusable(path: Path, what: str) -> SutureError:
 
 
 SCORER = RefusalScorer()
+
+
+def refuses(reply: str) -> bool:
+    """Whether `reply` refuses, by the shipped phrases."""
+    return SCORER.score("", reply) > 0.5
