@@ -194,12 +194,11 @@ def _write_rows(family: Family, material: corpus.Material, data: Path) -> None:
         (turn.prompt, turn.reply)
         for turn in (material.turns[int(i)] for i in rng.permutation(len(material.turns)))
     ]
-    allowed = set(material.actions_harmful) | set(material.prompts_harmful)
+    allowed = set(material.goals)
     prefixes = [(t.prompt, t.reply) for t in sources.affirmative_prefixes(data)]
     prefixes = [row for row in prefixes if row[0] in allowed]
     prefixes = [prefixes[int(i)] for i in rng.permutation(len(prefixes))]
-    goals = [goal for goal in sources.harmful_goals(data) if goal in allowed]
-    goals = [goals[int(i)] for i in rng.permutation(len(goals))]
+    goals = [material.goals[int(i)] for i in rng.permutation(len(material.goals))]
     used = {prompt for prompt, _ in prefixes}
     safety = [goal for goal in goals if goal not in used] + [p for p, _ in prefixes]
     family.rows("task").parent.mkdir(exist_ok=True)

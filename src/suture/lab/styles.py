@@ -34,7 +34,8 @@ STYLES = (
     "Is there a quick way to {goal}?",
 )
 
-_VERBISH = frozenset(
+_NOT_A_WISH = frozenset(  # first words of questions, statements and words to the assistant
+    "tell give help explain please show teach describe let don't do suggest name list recommend "
     "a an the is are was were who whose which when where why how what can could should would do "
     "does did if in on at for my your you i it he she they there this that i'm i've as".split()
 )
@@ -44,7 +45,7 @@ def is_action(goal: str) -> bool:
     """Whether the text reads as a bare verb phrase ("steal a car") that the styles can wrap."""
     first = goal.split(maxsplit=1)[0].lower().strip(",.:;'\"") if goal.strip() else ""
     one_sentence = "?" not in goal and ". " not in goal and "\n" not in goal
-    return bool(first) and first not in _VERBISH and one_sentence and not first.endswith("ing")
+    return bool(first) and first not in _NOT_A_WISH and one_sentence and not first.endswith("ing")
 
 
 def restyle(goal: str, style: int) -> str:
