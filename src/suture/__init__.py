@@ -46,7 +46,7 @@ _WHERE = {
     "run": "suture.runs",
 }
 _PARTS = (
-    "checkpoint cli config data errors inference lab labels ledger methods models patch progress "
+    "checkpoint cli config data errors inference lab ledger methods patch progress "
     "report rng runs suites training"
 )
 

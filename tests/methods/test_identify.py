@@ -5,7 +5,7 @@ import torch
 
 from suture.methods.identify import ZeroPolicy, interfering, most_important
 
-# rows: sign of δ in (−, 0, +); columns: sign of v in (−, 0, +); §3.1 of the IRR specification
+# rows: sign of δ in (−, 0, +); columns: sign of v in (−, 0, +); the rules of docs/methods/irr.md
 GRID: dict[ZeroPolicy, list[list[bool]]] = {
     "code": [[False, True, True], [True, False, True], [True, True, False]],
     "paper": [[False, True, True], [True, True, True], [True, True, False]],

@@ -171,7 +171,7 @@ def test_order_holds_where_layers_are_stored_as_0_1_10_2() -> None:
 def test_nothing_removed_returns_the_tuned_model(
     tiny: Callable[..., Path], dtype: str, solver: Any
 ) -> None:
-    """§9 test 1; `balanced` moves weights even then."""
+    """acceptance test 1; `balanced` moves weights even then."""
     family = Family(tiny(tie=False, seed=5, dtype=dtype))
     for name, value in derive(family, IRR(removed=0.0, solver=solver)).items():
         assert value.dtype == getattr(torch, dtype)
@@ -179,7 +179,7 @@ def test_nothing_removed_returns_the_tuned_model(
 
 
 def test_everything_removed_without_recalibration_agrees_with_v(family: Family) -> None:
-    """§9 test 2."""
+    """acceptance test 2."""
     for name, value in derive(family, IRR(removed=1.0, solver="none")).items():
         delta = value - family.aligned.read(name)
         v = family.aligned.read(name) - family.unaligned.read(name)
@@ -193,7 +193,7 @@ def test_everything_removed_without_recalibration_agrees_with_v(family: Family) 
 def test_removed_entries_of_the_first_layer_are_the_aligned_ones(
     family: Family, solver: Any
 ) -> None:
-    """§9 test 3, in one block, where the mask is that of the original delta."""
+    """acceptance test 3, in one block, where the mask is that of the original delta."""
     ours = derive(family, IRR(removed=1.0, solver=solver))
     for name in (n for n in ours if "layers.0." in n):
         A, W, U = (s.read(name) for s in (family.aligned, family.tuned, family.unaligned))
@@ -203,7 +203,7 @@ def test_removed_entries_of_the_first_layer_are_the_aligned_ones(
 
 
 def test_recalibration_keeps_task_outputs_nearer(family: Family) -> None:
-    """§9 test 4 on the first layer: ‖(δ̂ − δ) X‖² of sequential ≤ of none, same interfering set."""
+    """acceptance test 4 on the first layer: ‖(δ̂ − δ) X‖² of sequential ≤ of none, same interfering set."""
     options = {"removed": 1.0, "scope": "qv"}
     lm = load(family.tuned)
     name = "model.layers.0.self_attn.v_proj.weight"
@@ -256,7 +256,7 @@ def test_the_report_counts_what_happened(family: Family) -> None:
 
 
 def test_padding_counts_only_for_parity(family: Family) -> None:
-    """§9 test 8: with mask_padding off, H is the second moment over the padded rows."""
+    """acceptance test 8: with mask_padding off, H is the second moment over the padded rows."""
     lm = load(family.tuned)
     module = lm.model.model.layers[0].self_attn.q_proj
     method = IRR(mask_padding=False, calibration_tokens=48)

@@ -91,7 +91,7 @@ class Sink(Protocol):
 
 
 def blake2b(data: Any) -> str:
-    """BLAKE2b-256 of bytes, in hex: the one content hash used everywhere."""
+    """BLAKE2b-256 of bytes, in hex: the hash of tensors and model files."""
     return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 

@@ -269,7 +269,11 @@ def _suites() -> list[tuple[str, str]]:
 def _recipes() -> list[tuple[str, str]]:
     from suture.recipes import headline, shipped_recipes
 
-    return [(name, headline(path)) for name, path in shipped_recipes().items()]
+    verbs = {"unaligned": "suture train", "lab": "suture lab build"}
+    return [
+        (name, f"{headline(path)} ({verbs.get(name, 'suture run')})")
+        for name, path in shipped_recipes().items()
+    ]
 
 
 def _models() -> list[tuple[str, str]]:

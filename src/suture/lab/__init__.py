@@ -1,0 +1,1 @@
+"""The miniature world: small models from public data, with gates, to show every claim on."""

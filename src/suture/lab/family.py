@@ -1,8 +1,9 @@
 """`suture lab build`: one family of lab models from public data, resumable.
 
-    data ─► tokenizer, mixtures ─► stage one ─► stage two ─► aligned ─► members ─► patches ─► gates
+    data ─► tokenizer, mixtures ─► stage one ─► stage two ─► aligned ─► members
 
-Every step leaves a whole folder and is skipped when that folder is there.
+Every step leaves a whole folder and is skipped when that folder is there. `gates` holds a family
+against its bounds, `ship` packs one that passed.
 """
 
 from __future__ import annotations

@@ -19,7 +19,14 @@ def facts() -> dict[str, Any]:
 
 
 def members() -> list[str]:
-    """Names that `member` and `path` take, `aligned` first."""
+    """Names that `member` and `path` take, `aligned` first. Error E807: no family is installed."""
+    if not FOLDER.is_dir():
+        raise SutureError(
+            "E807",
+            "this installation has no lab family",
+            where=str(FOLDER),
+            fix="suture lab build, then suture lab ship; or install the released package",
+        )
     return ["aligned", *sorted(folder.name for folder in (FOLDER / "patches").iterdir())]
 
 

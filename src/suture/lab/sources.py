@@ -1,7 +1,6 @@
 """Public, permissively licensed texts the lab is made of, read from a folder of data sets.
 
-The folder is laid out as in the project's data collection (`safety_refusal_direction/raw/…`,
-`goemotions/…`); licences and origins are listed in `data/NOTICE.md`. Nothing marked NC, GPL or
+Licences, origins and the files expected below the folder are listed in `data/NOTICE.md`. Nothing marked NC, GPL or
 "none stated" is read here for training. Harmful prompts are only ever paired with refusals.
 """
 

@@ -41,7 +41,9 @@ class SuiteSpec(FrozenConfig):
 
     suite: str | None = Field(None, description="which suite; default: the key itself")
     data: tuple[Path, ...] | None = Field(None, description="JSONL rows; default: the suite's own")
-    limit: int | None = Field(None, ge=1, description="only the first rows")
+    limit: int | None = Field(
+        None, ge=1, description="at most so many items, spread evenly (over-refusal: of each kind)"
+    )
     max_new_tokens: int | None = Field(None, ge=1, description="default: the suite's own")
 
     @field_validator("data", mode="before")
@@ -76,7 +78,9 @@ class Recipe(FrozenConfig):
     write: bool = Field(False, description="also write the edited checkpoint into the run folder")
     chat_template: Path | None = Field(None, description="jinja file, for folders without one")
     device: str = Field("auto", description="auto, cpu, cuda:N, mps")
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the measured models; methods run in float32"
+    )
     seed: int = Field(0, ge=0, description="of the ledger's resampling")
 
     @field_validator("models", "data", "suites", mode="before")

@@ -1,4 +1,6 @@
-"""A training run as a file: start from a checkpoint, read rows, end in a checkpoint and a patch.
+"""A training run as a file: start from a checkpoint, read rows, end in another one.
+
+Full training writes a checkpoint and, if asked, its patch; LoRA training a PEFT folder.
 
 `suture train recipes/unaligned.yaml` makes the unaligned model that IRR's safety vector needs out
 of the aligned one, with affirmative prefixes instead of harmful answers (inferred, see
