@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 
 from fakes import Altered, perturbed
 from helpers import tiny_llama, write_jsonl, write_shards
+from raw_folders import listing
 from suture.checkpoint import Checkpoint
 from suture.cli.derive import COMMANDS
 from suture.cli.main import run
@@ -156,6 +158,111 @@ def test_wrong_input_is_refused_with_its_code_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def other_shapes(folder: Path) -> None:
+    tiny_llama(folder, hidden=64)
+
+
+def other_vocabulary(folder: Path) -> None:
+    tiny_llama(folder, vocab=60)
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def shard_outside(folder: Path) -> None:
+    write_shards(folder, tensors(folder), shards=2)
+    (folder / "model.safetensors").unlink()
+    index = folder / "model.safetensors.index.json"
+    shard = "model-00002-of-00002.safetensors"
+    (folder / shard).rename(folder.parent / "x.safetensors")
+    index.write_text(index.read_text().replace(shard, "../x.safetensors"))
+
+
+def nan_weight(folder: Path) -> None:
+    state = tensors(folder)
+    state["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
+    write_shards(folder, state)
+
+
+MODELS: list[tuple[Callable[[Path], None], str]] = [
+    (other_shapes, "E122"),
+    (other_vocabulary, "E123"),
+    (no_config, "E102"),
+    (shard_outside, "E108"),
+    (nan_weight, "E117"),
+]
+
+
+@pytest.mark.parametrize(("damage", "code"), MODELS)
+def test_a_wrong_model_is_refused_and_nothing_is_written(
+    call: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    damage: Callable[[Path], None],
+    code: str,
+) -> None:
+    folder = tiny_llama(tmp_path_factory.mktemp("wrong") / "tuned", dtype="bfloat16")
+    damage(folder)
+    out = ("-o", tmp_path / "patch", "--write", tmp_path / "out")
+    exit_code, text = call("irr", *out, *IRR_FLAGS, tuned=folder)
+    assert exit_code == 1
+    assert code in text, text
+    assert str(folder) in "".join(text.split())
+    assert "Traceback" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+ROWS = [
+    ("calibration", "", "E302", 1),
+    ("safety", "", "E302", 1),
+    ("calibration", '{"prompt": "x", "response": "y"}\n{"prompt" "z"}\n', "E304", 2),
+    ("safety", '{"prompt": "x"}\n\n{"prompt": y}\n', "E304", 3),
+    ("calibration", '{"prompt": "x", "response": "y"}\n{"prompt": "z"}\n', "E306", 2),
+]
+
+
+@pytest.mark.parametrize(("which", "content", "code", "line"), ROWS)
+def test_wrong_rows_are_refused_with_file_and_line_and_nothing_is_written(
+    call: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    which: str,
+    content: str,
+    code: str,
+    line: int,
+) -> None:
+    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    file.write_text(content)
+    exit_code, text = call("irr", "-o", tmp_path / "patch", *IRR_FLAGS, **{which: file})
+    assert exit_code == 1
+    assert code in text, text
+    assert f"{file}:{line}:" in text
+    assert "Traceback" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("context", [512, 128])
+def test_the_default_reply_length_fits_any_context(
+    call: Callable[..., tuple[int, str]], home: Path, tmp_path: Path, context: int
+) -> None:
+    """max_new_tokens, safety_tokens and calibration_tokens are above what these models hold."""
+    models = {}
+    for name in ("aligned", "tuned", "unaligned"):
+        models[name] = tmp_path / name
+        shutil.copytree(home / name, models[name])
+        config = json.loads((models[name] / "config.json").read_text())
+        config["max_position_embeddings"] = context
+        (models[name] / "config.json").write_text(json.dumps(config))
+    long = write_jsonl(
+        tmp_path / "task.jsonl", [{"prompt": "the fox", "response": "the lazy dog " * 200}]
+    )
+    flags = ("--no-only-refusals", "--device", "cpu", "-o", tmp_path / "patch")
+    code, text = call("irr", *flags, calibration=long, **models)
+    assert code == 0, text
+    assert "wrote patch" in text
+
+
 def test_nowhere_to_write_is_refused(call: Callable[..., tuple[int, str]]) -> None:
     exit_code, text = call("resta")
     assert exit_code == 1
@@ -214,6 +321,44 @@ def test_an_existing_output_is_not_overwritten(
     assert (tmp_path / "out" / "mine").read_text() == "x"
 
 
+@pytest.mark.parametrize("flag", ["-o", "--write"])
+@pytest.mark.parametrize("model", ["aligned", "tuned", "unaligned", "adapter"])
+def test_an_output_inside_an_input_folder_is_refused(
+    call: Callable[..., tuple[int, str]], home: Path, tmp_path: Path, flag: str, model: str
+) -> None:
+    folder = home / model
+    tuned = home / "tuned"
+    if model == "adapter":
+        folder = tuned = tmp_path / "adapter"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
+    before = listing(folder)
+    other = ("--write", tmp_path / "out") if flag == "-o" else ("-o", tmp_path / "patch")
+    exit_code, text = call("resta", flag, folder / "new" / "inside", *other, tuned=tuned)
+    assert exit_code == 1
+    assert "E124" in text, text
+    assert listing(folder) == before
+    assert not (folder / "new").exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"adapter"}
+
+
+@pytest.mark.parametrize("seed", [3, None])
+def test_how_it_was_made_stands_in_both_outputs(
+    call: Callable[..., tuple[int, str]], tmp_path: Path, seed: int | None
+) -> None:
+    method, flags = ("task-arithmetic", ()) if seed is None else ("resta", ("--seed", seed))
+    patch, out = tmp_path / "patch", tmp_path / "out"
+    code, text = call(method, "-o", patch, "--write", out, "--json", *flags)
+    assert code == 0, text
+    facts = json.loads(text)
+    manifest = json.loads((patch / "patch.json").read_text())
+    written = json.loads((out / "suture.json").read_text())["provenance"]
+    assert manifest["seeds"] == written.get("seeds") == (None if seed is None else [seed])
+    assert manifest["method"] == written["method"] == method
+    for key in ("config", "models", "data"):
+        assert manifest["provenance"][key] == written[key] == facts[key]
+
+
 def test_help_has_every_field_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["derive", "irr", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
@@ -246,21 +391,28 @@ def test_help_and_bad_values_never_import_torch(line: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_bad_data_is_refused_before_torch(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("which", "content"), [("safety", '{"prompt": "x"\n'), ("calibration", '{"prompt": "x"}\n')]
+)
+def test_bad_data_is_refused_before_torch(
+    home: Path, tmp_path: Path, which: str, content: str
+) -> None:
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"prompt": "x"\n')
+    bad.write_text(content)
     probe = (
         "import sys; from suture.cli.main import run; code = run(sys.argv[1:]);"
         "sys.exit(10 * code + any(m in sys.modules for m in ('torch', 'transformers')))"
     )
     models = [x for m in ("aligned", "tuned", "unaligned") for x in (f"--{m}", str(home / m))]
-    task = ["--calibration", str(home / "task.jsonl"), "-o", str(tmp_path / "p")]
+    data = {"safety": home / "safety.jsonl", "calibration": home / "task.jsonl", which: bad}
+    rows = [x for name, file in data.items() for x in (f"--{name}", str(file))]
+    out = ["-o", str(tmp_path / "p")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
-        [sys.executable, "-c", probe, "derive", "irr", *models, "--safety", str(bad), *task],
+        [sys.executable, "-c", probe, "derive", "irr", *models, *rows, *out],
         capture_output=True,
         text=True,
         env=env,
     )
     assert done.returncode == 10, done.stderr
-    assert f"{bad}:1" in done.stderr
+    assert f"{bad}:1:" in done.stderr

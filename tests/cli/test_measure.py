@@ -147,6 +147,49 @@ def test_a_patched_model_is_measured_without_writing_it(
     assert one.rows == two.rows
 
 
+@pytest.mark.parametrize("flag", ["--model", "--before", "--aligned", "--patch"])
+def test_a_measurement_inside_an_input_folder_is_refused(
+    tmp_path: Path, flag: str, capsys: Any
+) -> None:
+    inputs = {name: tmp_path / name[2:] for name in ("--model", "--before", "--aligned", "--patch")}
+    for folder in inputs.values():
+        folder.mkdir()
+    (tmp_path / "link").symlink_to(inputs[flag])
+    named = [str(word) for pair in inputs.items() for word in pair]
+    out = tmp_path / "link" / "safety.json"
+    assert run(["measure", "safety", *named, "-o", str(out)]) == 1
+    assert "E124" in capsys.readouterr().err
+    assert [path.name for path in inputs[flag].iterdir()] == []
+
+
+def test_replies_of_a_model_that_is_only_named(tmp_path: Path, capsys: Any) -> None:
+    data = write_jsonl(tmp_path / "p.jsonl", PROMPTS)
+    told = [{"item": row["id"], "reply": "Knead it."} for row in PROMPTS]
+    replies = write_jsonl(tmp_path / "r.jsonl", told)
+    out = tmp_path / "some-model" / "safety.json"
+    out.parent.mkdir()
+    args = ["measure", "safety", "--model", out.parent, "--replies", replies, "--data", data]
+    assert run([str(arg) for arg in [*args, "-o", out]]) == 0, capsys.readouterr().err
+    assert Measurement.load(out).n == len(PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "line"), [("", "E302", 1), ('{"prompt": "x"}\n{"prompt" "y"}\n', "E304", 2)]
+)
+def test_wrong_rows_are_refused_with_file_and_line_and_nothing_is_written(
+    tiny: Callable[..., Path], tmp_path: Path, capsys: Any, content: str, code: str, line: int
+) -> None:
+    data, out = tmp_path / "p.jsonl", tmp_path / "out"
+    data.write_text(content)
+    args = ["measure", "safety", "--model", tiny(), "--data", data, "-o", out / "safety.json"]
+    assert run([str(arg) for arg in [*args, "--device", "cpu"]]) == 1
+    shown = capsys.readouterr().err
+    assert code in shown, shown
+    assert f"{data}:{line}:" in shown
+    assert "Traceback" not in shown
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

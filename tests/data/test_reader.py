@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suture.data import Choice, Pair, Prompt, read_jsonl, reader, sha256_file
+from suture.data import AnsweredPair, Choice, Pair, Prompt, read_jsonl, reader, sha256_file
 from suture.errors import SutureError
 
 GOOD = b'{"prompt": "Hello"}\n'
@@ -110,6 +110,9 @@ def test_limit_reads_no_further(tmp_path: Path) -> None:
 def test_pairs_and_choices(tmp_path: Path) -> None:
     path = _file(tmp_path, b'{"prompt": "a"}\n{"prompt": "b", "response": "c"}\n')
     assert [row.response for row in read_jsonl(path, Pair)] == [None, "c"]
+    error = _refusal(path, AnsweredPair)
+    assert (error.code, error.where) == ("E306", f"{path}:1:1")
+    assert "'response'" in error.what
     row = {"prompt": "a", "options": ["x", "y"], "answer": 1}
     choice = read_jsonl(_file(tmp_path, json.dumps(row).encode()), Choice)[0]
     assert choice.options[choice.answer] == "y"

@@ -125,7 +125,7 @@ def test_a_model_that_refuses_everything(lab, sides, tmp_path):
     lm.model.requires_grad_(True)
     settings = TrainConfig(steps=40, batch_tokens=1024, learning_rate=1e-3, warmup=4)
     train(lm.model, examples, settings)
-    refuser = patched(tuned, edits_from(lm.model, tuned), tmp_path / "p")
+    refuser = patched(tuned, edits_from(lm), tmp_path / "p")
     ledger = judge(sides, all_suites(refuser, lab))
     assert ledger.exit_code == 2
     assert verdicts(ledger)["harmless_refused"] == "broken"

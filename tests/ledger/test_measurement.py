@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -11,7 +12,15 @@ from typing import Any
 import pytest
 
 from suture.errors import SutureError
-from suture.ledger import Measurement, ReplyRow, Row, load_replies, mean_scores, replies_path
+from suture.ledger import (
+    Measurement,
+    ReplyRow,
+    Row,
+    load_replies,
+    mean_scores,
+    replies_path,
+    replies_sha256,
+)
 
 ROWS = [Row("1", {"refusal_rate": 1.0}), Row("2", {"refusal_rate": 0.0}, "a")]
 REPLY = ReplyRow("1", "a “prompt”\n", "a reply", True, 3)
@@ -52,6 +61,14 @@ def test_replies_are_for_the_owner_only(tmp_path: Path) -> None:
     beside = replies_path(file)
     assert stat.S_IMODE(beside.stat().st_mode) == 0o600
     assert load_replies(beside) == [REPLY]
+
+
+def test_the_hash_of_replies_is_of_canonical_lines() -> None:
+    line = (
+        r'{"ended":true,"item":"1","prompt":"a \u201cprompt\u201d\n","reply":"a reply","tokens":3}'
+    )
+    lines = f"{line}\n{line}\n".encode()
+    assert replies_sha256([REPLY, REPLY]) == hashlib.sha256(lines).hexdigest()
 
 
 def test_redact_leaves_no_replies(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from suture.data import Pair, encode
 from suture.errors import SutureError
 from suture.inference import LoadedModel, load
 from suture.methods.common import scoped_names
-from suture.methods.fisher import fisher, linear_modules
+from suture.methods.fisher import encode_pairs, fisher, linear_modules
 
 ROWS = [
     Pair(id="1", prompt="How do I bake a loaf?", response="I cannot help with that request."),
@@ -102,6 +102,16 @@ def test_rows_cut_before_their_response_are_left_out(lm: LoadedModel, names: lis
     with pytest.raises(SutureError) as caught:
         fisher(lm, ROWS, names, max_tokens=2)
     assert caught.value.code == "E405"
+
+
+def test_rows_are_cut_to_the_context(lm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ROWS[0]
+    whole = encode(lm.tokenizer, lm.template, row.prompt, row.response)
+    room = whole.prompt_length + 2
+    assert room < len(whole.ids)
+    monkeypatch.setattr(lm.model.config, "max_position_embeddings", room)
+    ids, starts = encode_pairs(lm, [row], system=None, max_tokens=1024)
+    assert (ids, starts) == ([whole.ids[:room]], [whole.prompt_length])
 
 
 def test_a_row_without_response_is_refused(lm: LoadedModel, names: list[str]) -> None:

@@ -166,6 +166,18 @@ def test_order_holds_where_layers_are_stored_as_0_1_10_2() -> None:
     assert [edit.name for edit in _in_order(stored, edits)] == stored
 
 
+@pytest.mark.parametrize(
+    ("edited", "named"), [(["a", "c"], "b"), (["b"], "a"), (["a", "b", "c", "d"], "d")]
+)
+def test_no_edit_is_lost_on_the_way(edited: list[str], named: str) -> None:
+    from suture.checkpoint import TensorEdit
+
+    edits = iter([TensorEdit(name, torch.zeros(1)) for name in edited])
+    with pytest.raises(SutureError) as caught:
+        list(_in_order(["a", "b", "c"], edits))
+    assert (caught.value.code, caught.value.where) == ("E406", named)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("solver", ["sequential", "none"])
 def test_nothing_removed_returns_the_tuned_model(
@@ -203,7 +215,7 @@ def test_removed_entries_of_the_first_layer_are_the_aligned_ones(
 
 
 def test_recalibration_keeps_task_outputs_nearer(family: Family) -> None:
-    """acceptance test 4 on the first layer: ‖(δ̂ − δ) X‖² of sequential ≤ of none, same interfering set."""
+    """acceptance test 4, first layer: ‖(δ̂ − δ) X‖² of sequential ≤ of none, same entries unsafe."""
     options = {"removed": 1.0, "scope": "qv"}
     lm = load(family.tuned)
     name = "model.layers.0.self_attn.v_proj.weight"
@@ -274,6 +286,16 @@ def test_padding_counts_only_for_parity(family: Family) -> None:
     x = caught[0].flatten(0, 1)
     torch.testing.assert_close(total, x.T @ x, rtol=1e-4, atol=1e-3)
     assert len(x) == 48 * len(TASK)
+
+
+def test_padding_for_parity_stops_at_the_context(family: Family) -> None:
+    lm = load(family.tuned)
+    lm.model.config.max_position_embeddings = 40
+    stream = IRR(mask_padding=False)._task_stream(lm, TASK)
+    seen: list[int] = []
+    layer = lm.model.model.layers[0].self_attn.q_proj
+    stream.look({"q": layer}, lambda _n, x: seen.append(len(x)))
+    assert sum(seen) == 40 * len(TASK)
 
 
 def test_safety_positions_choose_the_tokens_of_the_safety_side(family: Family) -> None:

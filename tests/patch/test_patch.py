@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import shutil
 import tempfile
@@ -272,6 +273,23 @@ def test_nan_is_refused_and_carried_only_when_asked(tmp_path: Path) -> None:
     patch = diff(good, bad, tmp_path / "p", allow_nonfinite=True).path
     with pytest.raises(SutureError, match="E117"):
         open_model(good, patches=[patch]).read("a")
+    before = listing(tmp_path)
+    with pytest.raises(SutureError, match=r"E117.*1 patched tensors: a"):
+        apply(good, [patch], tmp_path / "out")
+    with pytest.raises(SutureError, match="E117"):  # also below a patch that is finite itself
+        apply(good, [patch, _other_patch(good, tmp_path)], tmp_path / "out")
+    assert {name: raw for name, raw in listing(tmp_path).items() if name in before} == before
+    assert not list(tmp_path.glob("out")) + list(tmp_path.glob(".out*"))
+    apply(good, [patch], tmp_path / "out", allow_nonfinite=True)
+    assert raws(tmp_path / "out") == raws(bad)
+    revert(tmp_path / "out", patch, tmp_path / "back", allow_nonfinite=True)
+    assert raws(tmp_path / "back") == raws(good)
+
+
+def _other_patch(base: Path, home: Path) -> Path:
+    """A finite patch that adds tensor `b` to `base`."""
+    other = write_raw(home / "other", {**raws(base), "b": floats(3)})
+    return diff(base, other, home / "p-other").path
 
 
 def edits(source: Any, *names: str, factor: float = 2.0) -> list[TensorEdit]:
@@ -321,6 +339,61 @@ def test_a_failing_method_leaves_nothing(base: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="method"):
         drain(failing(), sinks)
     assert list(tmp_path.iterdir()) == []
+
+
+class Failing(CheckpointWriter):
+    """A sink whose last step fails, before or after its folder has its name."""
+
+    def __init__(self, source: Checkpoint, out: Path, others: Path, *, renamed: bool) -> None:
+        super().__init__(source, out)
+        self._others, self._renamed, self.others_seen = others, renamed, False
+
+    def publish(self) -> None:
+        self.others_seen = self._others.exists()
+        if self._renamed:
+            super().publish()
+        raise RuntimeError("publish")
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_when_one_output_cannot_be_published_none_is(
+    base: Path, tmp_path: Path, renamed: bool
+) -> None:
+    source, p, out = Checkpoint.open(base), tmp_path / "p", tmp_path / "out"
+    last = Failing(source, out, p, renamed=renamed)
+    with pytest.raises(RuntimeError, match="publish"):
+        drain(edits(source, A), [PatchWriter(source, p), last])
+    assert last.others_seen
+    assert list(tmp_path.iterdir()) == []
+    drain(edits(source, A), [PatchWriter(source, p), CheckpointWriter(source, out)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "p"]
+
+
+def test_nothing_is_published_before_all_is_written(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, seen = Checkpoint.open(base), []
+
+    def full(self: CheckpointWriter) -> None:
+        seen.extend(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(CheckpointWriter, "_write_manifest", full)
+    sinks = [PatchWriter(source, tmp_path / "p"), CheckpointWriter(source, tmp_path / "out")]
+    with pytest.raises(SutureError, match="E125"):
+        drain(edits(source, A), sinks)
+    assert seen == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_process_output_is_not_removed(base: Path, tmp_path: Path) -> None:
+    source = Checkpoint.open(base)
+    sinks = [PatchWriter(source, tmp_path / "p"), CheckpointWriter(source, tmp_path / "out")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").write_text("x")
+    with pytest.raises(SutureError, match="E124"):
+        drain(edits(source, A), sinks)
+    assert listing(tmp_path) == {"out/theirs": b"x"}
 
 
 def test_open_model_finds_out_what_a_folder_is(base: Path, tmp_path: Path) -> None:

@@ -99,6 +99,16 @@ def test_roles_are_fixed_once_measured(workshop: Path) -> None:
         _go(workshop, "roles=[{metric: safety.refusal_rate, role: target}]")
 
 
+def test_a_calibration_row_without_response_stops_run_and_plan(workshop: Path) -> None:
+    rows = '{"prompt": "x", "response": "y"}\n{"prompt": "z"}\n'
+    (workshop / "calibration.jsonl").write_text(rows)
+    with pytest.raises(SutureError, match=r"E306(.|\n)*calibration\.jsonl:2:1"):
+        _go(workshop)
+    assert not (workshop / "run" / "before").exists()
+    with pytest.raises(SutureError, match="E306"):
+        plan(read_recipe(workshop / "recipe.yaml"), workshop / "run")
+
+
 @pytest.mark.parametrize("damage", ["rows", "model"])
 def test_wrong_inputs_stop_before_anything_is_measured(workshop: Path, damage: str) -> None:
     if damage == "rows":
@@ -108,6 +118,19 @@ def test_wrong_inputs_stop_before_anything_is_measured(workshop: Path, damage: s
     with pytest.raises(SutureError, match="E306" if damage == "rows" else "E1"):
         _go(workshop)
     assert not (workshop / "run" / "before").exists()
+
+
+@pytest.mark.parametrize("model", ["aligned", "tuned", "unaligned"])
+def test_a_run_folder_inside_a_model_folder_is_refused(workshop: Path, model: str) -> None:
+    recipe = read_recipe(workshop / "recipe.yaml")
+    with pytest.raises(SutureError, match=rf"E124.*'{model}'"):
+        run(recipe, workshop / model / "run")
+    assert not (workshop / model / "run").exists()
+
+
+def test_the_patch_says_which_seed_made_it(workshop: Path) -> None:
+    outcome = _go(workshop, "method.seed=5", "method.drop=0.5", "method.removed=0.0", "seed=2")
+    assert json.loads((outcome.folder / "patch" / "patch.json").read_text())["seeds"] == [5]
 
 
 def test_plan_reads_headers_only(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:

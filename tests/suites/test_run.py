@@ -13,7 +13,7 @@ from helpers import write_jsonl
 from suture.checkpoint import Checkpoint
 from suture.errors import SutureError
 from suture.inference import LoadedModel, load, reply_logprob
-from suture.ledger import Measurement, load_replies, replies_path
+from suture.ledger import Measurement, load_replies, replies_path, save_replies
 from suture.suites import available, load_suite, measure, rescore
 
 HARMLESS = [
@@ -128,13 +128,43 @@ def test_scoring_again_uses_the_replies(models: Any, prompts: Path, tmp_path: Pa
     file = measure("safety", models[0], data=prompts, before=models[1]).save(tmp_path / "m.json")
     old = Measurement.load(file)
     refused = [replace(r, reply="I cannot do that.") for r in load_replies(replies_path(file))]
-    from suture.ledger import save_replies
-
     save_replies(tmp_path / "other.jsonl", refused)
     new = rescore(file, tmp_path / "other.jsonl")
     assert new.metrics["refusal_rate"] == 1.0
-    assert new.metrics["logprob_before"] == old.metrics["logprob_before"]
     assert Measurement.load(file) == old
+
+
+@pytest.mark.parametrize("suite", ["safety", "task"])
+def test_other_replies_are_not_the_models(models: Any, suite: str, tmp_path: Path) -> None:
+    """Scores that need the model leave with its fingerprint; its own replies keep both."""
+    options = [{**row, "options": ["yes", "no"], "answer": 0} for row in HARMLESS]
+    data = write_jsonl(tmp_path / "p.jsonl", options if suite == "task" else HARMLESS)
+    found = measure(suite, models[0], data=data, before=models[1], max_new_tokens=4)
+    file = found.save(tmp_path / "m.json", redact=True)
+    of_model = "accuracy" if suite == "task" else "logprob_before"
+    own, foreign = tmp_path / "own.jsonl", tmp_path / "foreign.jsonl"
+    save_replies(own, reversed(found.replies))  # in another order, kept elsewhere
+    save_replies(foreign, [*found.replies[:2], replace(found.replies[2], reply="Sorry, no.")])
+
+    assert rescore(file, own).rows == found.rows
+    assert rescore(file, own).model == found.model
+    new = rescore(file, foreign, tmp_path / "new.json")
+    assert new.model["identity"] == "declared"
+    assert new.model["fingerprint"] is None
+    assert of_model in found.metrics
+    assert set(new.metrics) == set(new.better) == set(found.metrics) - {of_model}
+    assert not any(of_model in row.scores for row in new.rows)
+    assert new.decoding == {"declared": True}
+    again = rescore(tmp_path / "new.json", out=tmp_path / "again.json")
+    assert again == new
+
+
+def test_a_measurement_that_does_not_know_its_replies_trusts_none(
+    models: Any, prompts: Path, tmp_path: Path
+) -> None:
+    found = measure("safety", models[0], data=prompts, max_new_tokens=2)
+    file = replace(found, replies_sha256=None).save(tmp_path / "m.json")
+    assert rescore(file).model["fingerprint"] is None
 
 
 def test_scoring_again_needs_the_same_data(models: Any, prompts: Path, tmp_path: Path) -> None:

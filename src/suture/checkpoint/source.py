@@ -83,11 +83,28 @@ class TensorEdit:
 
 
 class Sink(Protocol):
-    """Takes edits in any order. Nothing is visible before `close`; `abort` leaves no trace."""
+    """Takes edits in any order. Nothing is visible before `publish`; `abort` leaves no trace."""
 
     def put(self, edit: TensorEdit) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
+    def prepare(self) -> None:
+        """Write and sync everything that is still missing; only the rename is left."""
+        ...
+
+    def publish(self) -> None:
+        """Make what was prepared visible under its final name."""
+        ...
+
+    def close(self) -> None:
+        """`prepare` and `publish`."""
+        ...
+
+    def abort(self) -> None:
+        """Remove what is staged; harmless after `publish`."""
+        ...
+
+    def withdraw(self) -> None:
+        """Remove what was published too; harmless when nothing was."""
+        ...
 
 
 def blake2b(data: Any) -> str:

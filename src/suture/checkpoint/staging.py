@@ -26,13 +26,15 @@ _SPARE = 1.2  # free space asked for, relative to what will be written
 class Stage:
     """A folder under construction: write into `path`, then `commit` or `discard`.
 
-    Raises E124 at once when `out` is a non-empty folder or a file (unless `overwrite`), E125 when
-    `need` bytes do not fit on the disk or the place cannot be written.
+    `commit` is `seal` and `publish`; whoever has several outputs seals all before the first
+    rename, and takes published ones back with `withdraw`. Raises E124 at once when `out` is a
+    non-empty folder or a file (unless `overwrite`), E125 when `need` bytes do not fit on the disk
+    or the place cannot be written.
     """
 
     def __init__(self, out: Path | str, *, overwrite: bool = False, need: int = 0) -> None:
         self.out = Path(os.path.abspath(out))
-        self._overwrite = overwrite
+        self._overwrite, self._published = overwrite, False
         if not overwrite:
             refuse_existing(self.out)
         with disk_errors(self.out):
@@ -54,10 +56,19 @@ class Stage:
 
     def commit(self) -> None:
         """Fsync everything and publish it under the final name."""
+        self.seal()
+        self.publish()
+
+    def seal(self) -> None:
+        """Make everything staged durable; nothing is visible yet."""
         with disk_errors(self.out):
             for file in sorted(self.path.rglob("*")):
                 fsync(file)
             fsync(self.path)
+
+    def publish(self) -> None:
+        """Give what was sealed its final name."""
+        with disk_errors(self.out):
             if self._overwrite and self.out.exists():
                 former = self.out.with_name(f"{self.path.name}-former")
                 os.rename(self.out, former)
@@ -68,12 +79,21 @@ class Stage:
                 if os.name == "nt" and self.out.exists():
                     self.out.rmdir()
                 os.rename(self.path, self.out)
+            self._published = True
             fsync(self.out.parent)
         self._remove.detach()
 
     def discard(self) -> None:
         """Remove what was staged; harmless after `commit` or twice."""
         self._remove()
+
+    def withdraw(self) -> None:
+        """Remove the published folder, in one step; harmless when nothing was published. A folder
+        that `overwrite` replaced does not come back."""
+        if self._published:
+            self._published = False
+            os.rename(self.out, self.path)
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class CheckpointWriter:
         refuse_inside(out, base.path)
         self.stage = Stage(out, need=sum(info.nbytes for info in base.tensors.values()))
         self._hashes: dict[str, str] = {}
-        self.fingerprint = ""  # of the written model, known after `close`
+        self.fingerprint = ""  # of the written model, known after `prepare`
         self._aliases: Mapping[str, TensorInfo] = getattr(base, "stored_aliases", {})
         self._ties: Mapping[str, str] = getattr(base, "ties", {})
         self._shards = _plan(base, self._aliases)
@@ -93,15 +93,24 @@ class CheckpointWriter:
                 self._write(name, iter([memoryview(raw)]))
         self._hashes[edit.name] = blake2b(raw)
 
+    def prepare(self) -> None:
+        """Write what was not edited, the small files and the manifest."""
+        with disk_errors(self.stage.out):
+            for shard in track(self._shards, "writing shards"):
+                self._finish(shard)
+            self._write_small_files()
+            self._write_manifest()
+        self.stage.seal()
+
+    def publish(self) -> None:
+        """Give the prepared folder its final name."""
+        self.stage.publish()
+
     def close(self) -> None:
-        """Write what was not edited, the small files and the manifest; publish the folder."""
+        """`prepare` and `publish`; nothing staged is left behind when either fails."""
         try:
-            with disk_errors(self.stage.out):
-                for shard in track(self._shards, "writing shards"):
-                    self._finish(shard)
-                self._write_small_files()
-                self._write_manifest()
-            self.stage.commit()
+            self.prepare()
+            self.publish()
         finally:
             self.abort()
 
@@ -112,6 +121,10 @@ class CheckpointWriter:
                 shard.file.close()
                 shard.file = None
         self.stage.discard()
+
+    def withdraw(self) -> None:
+        """Remove the published folder again; harmless when nothing was published."""
+        self.stage.withdraw()
 
     def _names(self, name: str) -> list[str]:
         return [name, *(alias for alias in self._aliases if self._ties.get(alias) == name)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -64,7 +64,8 @@ def derive(
     Everything that can be wrong is refused before torch is imported: options, devices, data files,
     model headers, chat template. Errors E7xx, E3xx, E1xx, and those of the method.
     """
-    from suture.data import Pair, read_jsonl
+    from suture.data import read_jsonl
+    from suture.methods.common import row_kind
     from suture.patch import open_model
 
     began = time.monotonic()
@@ -74,7 +75,8 @@ def derive(
     data = {"safety": safety, "calibration": calibration}
     _check_runtime(runtime)
     _check_arguments(kind, {**models, **data}, output, write)
-    rows = {name: read_jsonl(file, Pair) for name, file in data.items() if file is not None}
+    _check_outputs(models.values(), output, write)
+    rows = {name: read_jsonl(file, row_kind(name)) for name, file in data.items() if file}
     sources: dict[str, Any] = {}
     for name, folder in models.items():
         if folder is not None:
@@ -96,6 +98,7 @@ def derive(
     facts: dict[str, Any] = {
         "method": method,
         "config": settings.model_dump(mode="json"),
+        **({"seeds": [settings.seed]} if hasattr(settings, "seed") else {}),
         "models": {name: source.fingerprint() for name, source in sources.items()},
         "data": {name: _sha256(file) for name, file in data.items() if file is not None},
     }
@@ -121,7 +124,8 @@ def _write(
         sinks.append(PatchWriter(base, output, provenance))
     try:
         if write is not None:
-            sinks.append(CheckpointWriter(base, write, card=_card(base, provenance)))
+            card = _card(base, provenance)
+            sinks.append(CheckpointWriter(base, write, card=card, provenance=provenance))
     except BaseException:
         for sink in sinks:
             sink.abort()
@@ -200,6 +204,15 @@ def _check_arguments(
         raise SutureError(
             "E712", "there is nowhere to write to", fix="give -o PATCH, --write OUT, or both"
         )
+
+
+def _check_outputs(models: Iterable[Path | None], *outputs: Path | None) -> None:
+    """E124 for an output inside the folder of any model, an adapter's own too."""
+    from suture.checkpoint.staging import refuse_inside
+
+    for model in filter(None, models):
+        for output in filter(None, outputs):
+            refuse_inside(output, model)
 
 
 def _check_template(sources: Mapping[str, Any], override: Path | None) -> None:

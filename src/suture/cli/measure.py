@@ -72,8 +72,11 @@ def measure(
     source: Any = model
     other = None
     if replies is None:
+        from suture.checkpoint.staging import refuse_inside
         from suture.patch import open_model
 
+        for folder in filter(None, (Path(model), aligned, before, *(patch or ()))):
+            refuse_inside(out, folder)
         base = None if aligned is None else open_model(aligned)
         source = open_model(Path(model), base=base, patches=patch or ())
         other = None if before is None else open_model(before, base=base)

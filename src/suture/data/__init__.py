@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from suture.data.chat import ChatTemplate, Encoded, encode
 from suture.data.reader import read_jsonl, sha256_file
-from suture.data.records import Choice, Pair, Prompt
+from suture.data.records import AnsweredPair, Choice, Pair, Prompt
 
 __all__ = [
+    "AnsweredPair",
     "ChatTemplate",
     "Choice",
     "Encoded",

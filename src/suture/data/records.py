@@ -1,4 +1,4 @@
-"""The three kinds of row: something to ask, something to ask and answer, something to choose from.
+"""The kinds of row: something to ask, something to ask and answer, something to choose from.
 
 `id` names the item in every measurement, so that two models can be paired by it; left out, it is
 the line number. `cluster` groups rows that are not independent (paraphrases of one prompt, facts
@@ -40,6 +40,12 @@ class Pair(FrozenConfig):
     response: Text | None = Field(None, description="the reply; left out: generated where needed")
     category: str | None = Field(None, description="free label, shown in reports")
     cluster: str | None = Field(None, description="rows of one cluster are not independent")
+
+
+class AnsweredPair(Pair):
+    """One user turn and the reply to it, which must be there: rows to train or calibrate on."""
+
+    response: Text = Field(description="the reply")
 
 
 class Choice(FrozenConfig):

@@ -65,6 +65,16 @@ class LoadedModel:
         """The content fingerprint of the source; hashes all tensors at first use."""
         return self.source.fingerprint()
 
+    @property
+    def context(self) -> int | None:
+        """Tokens the model can read at once, prompt and reply together; None if it does not say."""
+        room = getattr(self.model.config, "max_position_embeddings", None)
+        return room if isinstance(room, int) else None
+
+    def within(self, tokens: int) -> int:
+        """`tokens`, or the context where that is shorter."""
+        return tokens if self.context is None else min(tokens, self.context)
+
     def check_rows(self, rows: Sequence[Sequence[int]], what: str, *, extra: int = 0) -> None:
         """Refuse token ids that the model cannot take.
 
@@ -72,11 +82,10 @@ class LoadedModel:
         E508 for an id beyond the embedding.
         """
         length = max(map(len, rows), default=0) + extra
-        room = getattr(self.model.config, "max_position_embeddings", None)
-        if isinstance(room, int) and length > room:
+        if length > self.within(length):
             raise SutureError(
                 "E506",
-                f"{what} takes {length} tokens, the model's context holds {room}",
+                f"{what} takes {length} tokens, the model's context holds {self.context}",
                 where=str(self.source.path),
                 why="beyond its context a model's output means nothing",
                 fix="shorten the row, or lower the number of new tokens",

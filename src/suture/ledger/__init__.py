@@ -11,6 +11,7 @@ from suture.ledger.measurement import (
     load_replies,
     mean_scores,
     replies_path,
+    replies_sha256,
     save_replies,
 )
 from suture.ledger.pairing import Estimate, estimate_difference
@@ -53,6 +54,7 @@ __all__ = [
     "mean_scores",
     "needed_n",
     "replies_path",
+    "replies_sha256",
     "roles_hash",
     "run_verdict",
     "save_replies",

@@ -7,6 +7,7 @@ weights (fingerprint), the averages and one row per item. The replies lie beside
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -53,6 +54,7 @@ class Measurement:
     `data`: name, sha256 of the items in canonical JSON, n, limit. `template`: fingerprint.
     `decoding`: greedy, max_new_tokens. `scorer`: name and sha256 of its phrase list, if any.
     `before`: fingerprint of the model that log-probabilities or KL refer to, if any.
+    `replies_sha256`: of the replies scored, known even where they are not kept.
     `metrics`: mean of each score over the rows that have it. `better`: direction of each metric.
     """
 
@@ -67,6 +69,7 @@ class Measurement:
     decoding: dict[str, Any] = field(default_factory=dict)
     scorer: dict[str, Any] = field(default_factory=dict)
     before: dict[str, Any] = field(default_factory=dict)
+    replies_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     replies: Sequence[ReplyRow] = field(default=(), repr=False, compare=False)
@@ -136,6 +139,8 @@ class Measurement:
         for key in optional:
             if not isinstance(known.setdefault(key, {}), dict):
                 raise _unusable(path, f"'{key}' is not an object")
+        if not isinstance(known.get("replies_sha256"), str | None):
+            raise _unusable(path, "'replies_sha256' is not a text")
         if any(value not in ("higher", "lower") for value in known["better"].values()):
             raise _unusable(path, "a value in 'better' is neither 'higher' nor 'lower'")
         lost = sorted(set(known["metrics"]) - names)
@@ -158,6 +163,15 @@ def replies_path(measurement: str | Path) -> Path:
     """Where the replies of a measurement file lie: `safety.json` has `safety.replies.jsonl`."""
     path = Path(measurement)
     return path.with_name(f"{path.stem}.replies.jsonl")
+
+
+def replies_sha256(replies: Iterable[ReplyRow]) -> str:
+    """SHA-256 of the replies in canonical JSON, one line each: how a measurement knows its own."""
+    digest = hashlib.sha256()
+    for row in replies:
+        line = json.dumps(asdict(row), sort_keys=True, separators=(",", ":"))
+        digest.update(line.encode("ascii") + b"\n")
+    return digest.hexdigest()
 
 
 def save_replies(path: Path, replies: Iterable[ReplyRow]) -> None:

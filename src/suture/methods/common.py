@@ -11,6 +11,7 @@ from suture.rng import uniform
 
 if TYPE_CHECKING:
     from suture.checkpoint import TensorEdit, TensorSource
+    from suture.data import Pair
 
 MatrixScope = Literal["all", "qv"]
 Scope = Literal["model", "all", "qv"]
@@ -18,6 +19,13 @@ Scope = Literal["model", "all", "qv"]
 _FLOATS = frozenset({"F64", "F32", "BF16", "F16"})
 _OUTSIDE = frozenset({"embed", "lm_head", "norm"})
 _TILE = 2**22  # entries combined at a time: 32 MiB per float64 operand
+
+
+def row_kind(argument: str) -> type[Pair]:
+    """The record of the rows that methods take as `argument`: calibration needs responses."""
+    from suture.data import AnsweredPair, Pair
+
+    return AnsweredPair if argument == "calibration" else Pair
 
 
 def scoped_names(source: TensorSource, scope: Scope) -> list[str]:

@@ -39,9 +39,9 @@ def fisher(
     `batch` 1: squared gradient of each sample's log p(response | prompt), summed over its response
     tokens, averaged over samples: the paper's formula. `batch` b > 1: squared gradient of the mean
     token loss over b consecutive samples, averaged over batches: what the published script does
-    with b = 8. Sequences are cut to `max_tokens`. Only response tokens (the end token included)
-    enter the loss. Raises SutureError E405 for rows without a response, E406 for names that are
-    no linear layer.
+    with b = 8. Sequences are cut to `max_tokens` or the context. Only response tokens (the end
+    token included) enter the loss. Raises SutureError E405 for rows without a response, E406 for
+    names that are no linear layer.
     """
     ids, starts = encode_pairs(lm, refusals, system=system, max_tokens=max_tokens)
     modules = linear_modules(lm, names)
@@ -95,13 +95,15 @@ def linear_modules(lm: LoadedModel, names: Sequence[str]) -> dict[str, torch.nn.
 def encode_pairs(
     lm: LoadedModel, pairs: Sequence[Pair], *, system: str | None, max_tokens: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Ids of prompt, response and end token, cut to `max_tokens`, and where each response starts.
+    """Ids of prompt, response and end token, and where each response starts.
 
-    Rows that the cut leaves without a response token are dropped. Raises SutureError E405 for a
-    row without a response, or when no row is left.
+    Rows are cut to `max_tokens`, or to the model's context where that is shorter; rows that the cut
+    leaves without a response token are dropped. Raises SutureError E405 for a row without a
+    response, or when no row is left.
     """
     from suture.data import encode
 
+    limit = lm.within(max_tokens)
     ids, starts = [], []
     for pair in pairs:
         if pair.response is None:
@@ -109,13 +111,13 @@ def encode_pairs(
                 "E405", "a row has no response", where=f"id {pair.id}", fix='add a "response"'
             )
         row = encode(lm.tokenizer, lm.template, pair.prompt, pair.response, system=system)
-        if row.prompt_length < max_tokens:
-            ids.append(row.ids[:max_tokens])
+        if row.prompt_length < limit:
+            ids.append(row.ids[:limit])
             starts.append(row.prompt_length)
     if not ids:
         raise SutureError(
             "E405",
-            f"no row has a response within {max_tokens} tokens",
+            f"no row has a response within {limit} tokens",
             fix="give shorter rows, or more of them",
         )
     lm.check_rows(ids, "the longest row")

@@ -350,7 +350,7 @@ class IRR(FrozenConfig):
 
         rows = list(calibration)[: self.calibration_rows]
         ids, _ = encode_pairs(lm, rows, system=None, max_tokens=self.calibration_tokens)
-        width = None if self.mask_padding else self.calibration_tokens
+        width = None if self.mask_padding else lm.within(self.calibration_tokens)
         return BlockStream(lm, ids, count_padding=not self.mask_padding, width=width)
 
     def _safety_stream(self, lm: LoadedModel, refusals: Sequence[Pair]) -> BlockStream | None:
@@ -381,7 +381,10 @@ def _moments(
 
 
 def _in_order(names: Sequence[str], results: Iterator[TensorEdit]) -> Iterator[TensorEdit]:
-    """Checkpoint order: layers may be stored as 0, 1, 10, 2; early results wait for their turn."""
+    """Checkpoint order: layers may be stored as 0, 1, 10, 2; early results wait for their turn.
+
+    Raises SutureError E406 when the results end before every name had its edit, or hold another.
+    """
     waiting: dict[str, TensorEdit] = {}
     turn = iter(names)
     wanted = next(turn, None)
@@ -390,3 +393,13 @@ def _in_order(names: Sequence[str], results: Iterator[TensorEdit]) -> Iterator[T
         while wanted is not None and wanted in waiting:
             yield waiting.pop(wanted)
             wanted = next(turn, None)
+    if wanted is not None or waiting:
+        raise SutureError(
+            "E406",
+            "no decoder layer edits this matrix"
+            if wanted is not None
+            else "an edit of a matrix that is not in scope, or the second of one that is",
+            where=wanted or next(iter(waiting)),
+            why="a model with some of its matrices left out would pass for the edited one",
+            fix="use --scope qv, or a method that works on any tensor (resta, task-arithmetic)",
+        )

@@ -55,16 +55,22 @@ def safety_refusals(
 
     A generated reply that is empty, or with `only_refusals` no refusal in the eyes of `is_refusal`
     (default `opens_as_refusal`), is left out with its row: importance measured on a harmful answer
-    would protect the harm. Order is kept. Raises SutureError E404 when no row is left.
+    would protect the harm. Order is kept. Where the longest prompt leaves less than
+    `max_new_tokens` of the model's context, all replies are limited to what it leaves. Raises
+    SutureError E404 when no row is left, E506 for a prompt that fills the context by itself.
     """
-    from suture.data import Pair
+    from suture.data import Pair, encode
     from suture.inference import generate
 
     judge = is_refusal or opens_as_refusal
     open_rows = [i for i, row in enumerate(rows) if row.response is None]
-    replies = generate(
-        lm, [rows[i].prompt for i in open_rows], max_new_tokens=max_new_tokens, system=system
+    prompts = [rows[i].prompt for i in open_rows]
+    longest = max(
+        (len(encode(lm.tokenizer, lm.template, p, system=system).ids) for p in prompts), default=0
     )
+    left = lm.within(longest + max_new_tokens) - longest
+    tokens = min(max_new_tokens, max(left, 1))  # where nothing is left, `generate` says E506
+    replies = generate(lm, prompts, max_new_tokens=tokens, system=system)
     text = {i: reply.text for i, reply in zip(open_rows, replies, strict=True)}
     kept: list[Pair] = []
     for i, row in enumerate(rows):

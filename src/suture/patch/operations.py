@@ -81,9 +81,10 @@ def open_model(
 
 
 def drain(edits: Iterable[TensorEdit], sinks: Sequence[Sink]) -> None:
-    """Put every edit into every sink; close all on success, abort all on failure.
+    """Put every edit into every sink; publish all of them, or on any failure none.
 
-    Raises E208 (nothing is written) when no edit changed anything.
+    All are prepared before the first is published, so that only a rename can fail in between; those
+    already published are then removed. Raises E208 when no edit changed anything.
     """
     try:
         for edit in edits:
@@ -93,9 +94,12 @@ def drain(edits: Iterable[TensorEdit], sinks: Sequence[Sink]) -> None:
         if counts and not any(counts):
             raise nothing_changed()
         for sink in sinks:
-            sink.close()
+            sink.prepare()
+        for sink in sinks:
+            sink.publish()
     except BaseException:
         for sink in sinks:
+            sink.withdraw()
             sink.abort()
         raise
 
@@ -158,8 +162,8 @@ def apply(
 ) -> PatchInfo:
     """Write `base` with `patches` applied in order to the folder `out`, bit-exactly.
 
-    Returns what was applied; its `path` is the output. Errors: E117 NaN in the base, E205
-    damaged patch, E206 wrong base, E207 wrong order; nothing is written then.
+    Returns what was applied; its `path` is the output. Errors: E117 NaN in the base or from a
+    patch, E205 damaged patch, E206 wrong base, E207 wrong order; nothing is written then.
     """
     if not patches:
         raise SutureError("E212", "no patch given", fix="suture apply BASE PATCH... -o OUT")
@@ -169,6 +173,8 @@ def apply(
     for input_path in (source.path, *(patch.path for patch in opened)):
         refuse_inside(out, input_path)
     patched = PatchedCheckpoint(source, opened)
+    if not allow_nonfinite:
+        patched.check_finite()
     infos = [patch.info for patch in opened]
     facts = [
         {"fingerprint": patch.fingerprint, "reverted": patch.reverse, "name": patch.path.name}

@@ -22,12 +22,13 @@ from suture.checkpoint.source import (
     lookup,
     source_fingerprint,
 )
-from suture.checkpoint.tiles import ShardFile
+from suture.checkpoint.tiles import ShardFile, scan
 from suture.checkpoint.vetting import vet_config, vet_neighbours
 from suture.checkpoint.writer import copy_file
 from suture.errors import SutureError
 from suture.patch.encodings import damaged, decode
 from suture.patch.format import Patch, Record
+from suture.progress import track
 
 if TYPE_CHECKING:
     import torch
@@ -153,9 +154,21 @@ class _Layer:
         check = getattr(self._base, "check_finite", None)
         if check is not None:
             check()
-        for name in self._patch.tensors:
-            if name in self.tensors:
-                self.read(name)
+        if self.allow_nonfinite:
+            return
+        bad = [
+            name
+            for name in track(self._patch.tensors, "reading patched weights")
+            if name in self.tensors and scan(self.tensors[name].dtype, self.tiles(name)).nonfinite
+        ]
+        if bad:
+            shown = ", ".join(bad[:6])
+            raise SutureError(
+                "E117",
+                f"NaN or infinite values in {len(bad)} patched tensors: {shown}",
+                where=str(self._patch.path),
+                why="a model with such a weight answers nonsense without any error",
+            )
 
     def plain_shard(self, name: str) -> ShardFile | None:
         if any(info.file == name and info.start < 0 for info in self.tensors.values()):

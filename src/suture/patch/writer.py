@@ -6,6 +6,7 @@ import hashlib
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class PatchWriter:
     """Sink that writes the difference between `base` and its edits to the folder `out`.
 
     `provenance`: JSON facts about how the edits were made; `recipe`, `method`, `seeds` and
-    `measurements` get fields of their own. `info` is known after `close`. Errors: E124, E125 the
+    `measurements` get fields of their own. `info` is known after `prepare`. Errors: E124, E125 the
     output, E127, E130 an edit that does not fit, E208 when nothing changed at all.
     """
 
@@ -139,17 +140,25 @@ class PatchWriter:
                 fix="give both checkpoints the same version of this file",
             )
 
+    def prepare(self) -> None:
+        """Seal the patch and read it again; E208 when it would be empty."""
+        if not self._records and not self._files:
+            raise nothing_changed()
+        with disk_errors(self.stage.out):
+            self._write_data()
+            write_json(self.stage.path / folder.PATCH, self._manifest())
+        self.stage.seal()
+        self.info = replace(Patch.open(self.stage.path).info, path=self.stage.out)
+
+    def publish(self) -> None:
+        """Give the prepared folder its final name."""
+        self.stage.publish()
+
     def close(self) -> None:
-        """Seal and publish the patch; E208 when it would be empty."""
+        """`prepare` and `publish`; nothing staged is left behind when either fails."""
         try:
-            if not self._records and not self._files:
-                raise nothing_changed()
-            with disk_errors(self.stage.out):
-                self._write_data()
-                manifest = self._manifest()
-                write_json(self.stage.path / folder.PATCH, manifest)
-            self.stage.commit()
-            self.info = Patch.open(self.stage.out).info
+            self.prepare()
+            self.publish()
         finally:
             self.abort()
 
@@ -157,6 +166,10 @@ class PatchWriter:
         """Remove everything staged; harmless after `close`."""
         self._spool.close()
         self.stage.discard()
+
+    def withdraw(self) -> None:
+        """Remove the published folder again; harmless when nothing was published."""
+        self.stage.withdraw()
 
     def _add(self, name: str, encoding: str, base: Any, result: Any, elements: int) -> None:
         self._records.append(

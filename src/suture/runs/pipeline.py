@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suture import __version__
-from suture.data import Pair, read_jsonl, sha256_file
+from suture.data import read_jsonl, sha256_file
+from suture.methods.common import row_kind
 from suture.progress import note
 from suture.runs.folder import RunFolder
 from suture.runs.recipe import Recipe
@@ -65,9 +66,15 @@ def run(
     """Run the recipe in `folder`, or go on with it.
 
     `command`: shown in the report. `redact`: keep no harmful prompts or replies. Raises what the
-    parts raise, E724-E726 for the folder, and KeyboardInterrupt after saying what was kept.
+    parts raise, E124 for a folder inside a model's, E724-E726 for what it holds, and
+    KeyboardInterrupt after saying what was kept.
     """
+    from suture.checkpoint.staging import refuse_inside
+
     began = time.monotonic()
+    for model in recipe.models.values():
+        for source in (model.path, *model.patches):
+            refuse_inside(folder, source)
     home = RunFolder.open(folder)
     with home.lock():
         home.claim(recipe.model_dump(mode="json"), recipe.roles_sha256)
@@ -117,8 +124,8 @@ class _Stages:
         for name, source in self.sources.items():
             if source is not base:
                 compare_layouts(base, source, names=(self.recipe.before, name))
-        for data in self.recipe.data.values():
-            read_jsonl(data.file, Pair, limit=data.limit)
+        for name, data in self.recipe.data.items():
+            read_jsonl(data.file, row_kind(name), limit=data.limit)
         self.fingerprints = {name: source.fingerprint() for name, source in self.sources.items()}
         self.home.stage(
             "check",
@@ -163,6 +170,7 @@ class _Stages:
         provenance = {
             "method": recipe.method.name,
             "config": method.model_dump(mode="json"),
+            **({"seeds": [method.seed]} if hasattr(method, "seed") else {}),
             "recipe": recipe.name,
             "models": self.fingerprints,
             "data": {name: sha256_file(spec.file) for name, spec in recipe.data.items()},
@@ -332,7 +340,7 @@ class _Stages:
     def _arguments(self) -> dict[str, Any]:
         """Everything a method's `derive` may ask for by name."""
         recipe = self.recipe
-        rows = {n: read_jsonl(s.file, Pair, limit=s.limit) for n, s in recipe.data.items()}
+        rows = {n: read_jsonl(s.file, row_kind(n), limit=s.limit) for n, s in recipe.data.items()}
         from suture.suites.scorers.refusal import refuses
 
         models = {**self.sources, "tuned": self.sources[recipe.before]}

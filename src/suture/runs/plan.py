@@ -60,7 +60,7 @@ def plan(recipe: Recipe, folder: str | Path = ".") -> Plan:
     raise in its first second, and never writes.
     """
     from suture.checkpoint import compare_layouts
-    from suture.methods.common import scoped_names
+    from suture.methods.common import row_kind, scoped_names
     from suture.runs.pipeline import open_sources
 
     sources = open_sources(recipe)
@@ -70,7 +70,7 @@ def plan(recipe: Recipe, folder: str | Path = ".") -> Plan:
             compare_layouts(base, source, names=(recipe.before, name))
     method = recipe.method_config()
     touched = scoped_names(base, getattr(method, "scope", "model"))
-    rows = {n: read_jsonl(s.file, Pair, limit=s.limit) for n, s in recipe.data.items()}
+    rows = {n: read_jsonl(s.file, row_kind(n), limit=s.limit) for n, s in recipe.data.items()}
     items = {label: _items(recipe, label) for label in recipe.suites}
     sizes = {name: _numel(base, [name]) for name in touched}
     memory = max(_measuring_memory(recipe, base), _deriving_memory(method, base, sizes, rows))

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suture.errors import SutureError, nearest
-from suture.ledger import Measurement, ReplyRow, Row, load_replies, mean_scores, replies_path
+from suture.ledger import (
+    Measurement,
+    ReplyRow,
+    Row,
+    load_replies,
+    mean_scores,
+    replies_path,
+    replies_sha256,
+)
 from suture.suites import scorers
 from suture.suites.common import DATA, Suite, items_sha256
 from suture.suites.scorers import Scorer
@@ -142,7 +150,9 @@ def rescore(
 
     `replies`: default, the file beside the measurement. `data`: default, the files the measurement
     names; their items must be the ones measured (E523). Scores that need the model (log-likelihood,
-    `logprob_before`) are kept as they are. Written to `out` if given.
+    `logprob_before`) are kept as they are. Replies other than those measured, by their SHA-256,
+    cannot be traced to the model: they are scored as `measure(..., replies=...)` does, for a model
+    that is only declared, with the scores that follow from the texts. Written to `out` if given.
     """
     old = Measurement.load(measurement)
     suite = load_suite(old.suite)
@@ -160,17 +170,27 @@ def rescore(
     if scorer is None and suite.scorer is not None:
         scorer = scorers.load(suite.scorer)
     found = _in_order(items, load_replies(texts), texts)
+    digest = replies_sha256(found)
     kept = {row.item: row.scores for row in old.rows}
+    if digest != old.replies_sha256:
+        kept = {}
+        model = _declared(str(old.model.get("path", "model")))
+        decoding = {"declared": True}
+        old = replace(old, model=model, decoding=decoding, template={}, before={})
     rows = [
         # in the order of the old columns, so that scoring twice gives the same bytes
         Row(row.item, {**kept.get(row.item, {}), **row.scores}, row.cluster)
         for row in suite.score(items, found, scorer)
     ]
+    metrics = mean_scores(rows)
+    directions = {**old.better, **suite.metrics}
     new = replace(
         old,
         rows=rows,
-        metrics=mean_scores(rows),
+        metrics=metrics,
+        better={name: directions[name] for name in metrics if name in directions},
         scorer={} if scorer is None else scorer.identity,
+        replies_sha256=digest,
         replies=found,
     )
     if out is not None:
@@ -194,6 +214,7 @@ def _measurement(
         rows=rows,
         versions=_versions(),
         seconds=round(time.monotonic() - began, 3),
+        replies_sha256=replies_sha256(replies) if replies else None,
         replies=replies,
     )
 

@@ -7,6 +7,8 @@ a run that is killed and started again ends in the same bytes as one that was no
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,12 +64,15 @@ def train(
     *,
     objective: Objective | None = None,
     state: Path | None = None,
+    identity: str = "",
     label: str = "train",
 ) -> TrainResult:
     """Train `model` in place (float32 parameters) and return the record.
 
     `objective(model, batch)` gives the scalar loss; the default is next-token cross-entropy on
     the labelled positions. `state`: folder for resumable states; the same call continues there.
+    `identity`: hash of what else decides the run (starting weights, recipe): a state made under
+    another one, with other settings or other examples is refused (E904).
     Errors: E901 no examples, E902 a loss that is not finite, E903 parameters not in float32.
     """
     if not examples:
@@ -78,7 +83,8 @@ def train(
         )
     objective = objective or next_token_loss
     optimizers = build_optimizers(model, config)
-    first = load_state(state, model, optimizers, config) if state else 0
+    own = run_identity(config, examples, identity) if state else ""
+    first = load_state(state, model, optimizers, own) if state else 0
     stream = batches_from(
         examples, batch_tokens=config.batch_tokens, seed=config.seed, first_step=first
     )
@@ -101,9 +107,18 @@ def train(
         losses.append(loss)
         tokens += int(batch.attend.sum())
         if state and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
-            save_state(state, model, optimizers, step + 1, config)
+            save_state(state, model, optimizers, step + 1, own)
     model.eval()
     return TrainResult(losses, config.steps, tokens, time.monotonic() - began)
+
+
+def run_identity(config: TrainConfig, examples: Sequence[Example], identity: str) -> str:
+    """SHA-256 over settings, tokenised examples and the caller's own `identity`."""
+    state = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
+    state.update(identity.encode())
+    for example in examples:
+        state.update(repr((example.loss_from, example.ids)).encode())
+    return state.hexdigest()
 
 
 def next_token_loss(model: Any, batch: Batch) -> torch.Tensor:

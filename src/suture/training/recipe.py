@@ -12,18 +12,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from suture.checkpoint import TensorEdit, TensorSource
+from suture.checkpoint import TensorEdit
 from suture.config import FrozenConfig, override, read_yaml
-from suture.data import ChatTemplate, Pair, encode, read_jsonl
+from suture.data import AnsweredPair, ChatTemplate, Pair, encode, read_jsonl
 from suture.errors import SutureError
 from suture.lazy import torch
 from suture.training.batches import Example
 from suture.training.loop import TrainConfig, TrainResult, train
 from suture.training.lora import LoraConfig, attach, save_adapter
+
+if TYPE_CHECKING:
+    from suture.inference import LoadedModel
 
 
 class DataFile(FrozenConfig):
@@ -51,7 +54,7 @@ class TrainRecipe(FrozenConfig):
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What `suture train` prints."""
+    """What `suture train` prints. Losses: means over the first and the last tenth of the steps."""
 
     output: str
     patch: dict[str, Any] | None
@@ -116,7 +119,14 @@ def run_recipe(recipe: TrainRecipe) -> TrainReport:
         model = attach(model, recipe.lora, seed=recipe.train.seed)
     else:
         model.requires_grad_(True)
-    result = train(model, examples, recipe.train, state=state, label=recipe.output.name)
+    result = train(
+        model,
+        examples,
+        recipe.train,
+        state=state,
+        identity=f"{source.fingerprint()} {recipe.lora}",
+        label=recipe.output.name,
+    )
     info = None
     if recipe.lora:
         save_adapter(model, recipe.output, base=str(recipe.model))
@@ -125,7 +135,7 @@ def run_recipe(recipe: TrainRecipe) -> TrainReport:
         if recipe.patch:
             facts = {"method": "train", "config": recipe.model_dump(mode="json")}
             sinks.append(PatchWriter(source, recipe.patch, provenance=facts))
-        drain(edits_from(model, source), sinks)
+        drain(edits_from(lm), sinks)
         if recipe.patch:
             from suture.patch import Patch
 
@@ -134,17 +144,9 @@ def run_recipe(recipe: TrainRecipe) -> TrainReport:
     return _report(recipe, info, len(examples), result)
 
 
-def read_part(part: DataFile) -> list[Pair]:
-    rows = read_jsonl(part.file, Pair, limit=part.limit)
-    for number, row in enumerate(rows, 1):
-        if row.response is None:
-            raise SutureError(
-                "E907",
-                "a training row needs a response",
-                where=f"{part.file}: row {number}",
-                fix='write {"prompt": "...", "response": "..."}',
-            )
-    return rows * part.repeat
+def read_part(part: DataFile) -> list[AnsweredPair]:
+    """The rows of one file, all with a response (E306), `repeat` times over."""
+    return read_jsonl(part.file, AnsweredPair, limit=part.limit) * part.repeat
 
 
 def encode_rows(
@@ -165,13 +167,20 @@ def encode_rows(
     return examples
 
 
-def edits_from(model: torch.nn.Module, source: TensorSource) -> Iterator[TensorEdit]:
-    """The trained tensors under the source's names, rounded once to its dtypes."""
-    parameters = dict(model.named_parameters())
-    for name in source.tensors:
-        if name in parameters:
-            old = source.read(name)
-            new = parameters[name].detach().cpu().to(old.dtype)
+def edits_from(lm: LoadedModel) -> Iterator[TensorEdit]:
+    """The trained tensors under the source's names, rounded once to its dtypes.
+
+    Error E910: a trained parameter has no tensor in the source, so its training would be lost.
+    """
+    named = {tensor: parameter for parameter, tensor in lm.names.items()}
+    parameters = dict(lm.model.named_parameters())
+    for name, parameter in parameters.items():
+        if parameter.requires_grad and name not in lm.names:
+            raise SutureError("E910", f"the checkpoint has no tensor for '{name}'")
+    for name in lm.source.tensors:
+        if name in named and named[name] in parameters:
+            old = lm.source.read(name)
+            new = parameters[named[name]].detach().cpu().to(old.dtype)
             if not torch.equal(old, new):
                 yield TensorEdit(name, new)
 
@@ -185,7 +194,8 @@ def _forget_state(state: Path) -> None:
 def _report(
     recipe: TrainRecipe, info: dict[str, Any] | None, examples: int, result: TrainResult
 ) -> TrainReport:
-    head, tail = result.losses[:10], result.losses[-10:]
+    share = max(1, len(result.losses) // 10)
+    head, tail = result.losses[:share], result.losses[-share:]
     return TrainReport(
         output=str(recipe.output),
         patch=info,

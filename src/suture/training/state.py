@@ -7,13 +7,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from suture.checkpoint.staging import fsync
 from suture.errors import SutureError
 from suture.lazy import torch
-
-if TYPE_CHECKING:
-    from suture.training.loop import TrainConfig
 
 
 def save_state(
@@ -21,9 +19,12 @@ def save_state(
     model: torch.nn.Module,
     optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
     step: int,
-    config: TrainConfig,
+    identity: str,
 ) -> None:
-    """Replace the state in `folder`; a kill at any moment leaves the former one or this one."""
+    """Replace the state in `folder`; a kill at any moment leaves the former one or this one.
+
+    `identity`: hash of everything that decides the run (settings, data, starting weights).
+    """
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
@@ -42,7 +43,8 @@ def save_state(
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     save_file(tensors, stage / "state.safetensors")
-    facts = {"step": step, "config": config.model_dump(mode="json"), "scalars": scalars}
+    fsync(stage / "state.safetensors")
+    facts = {"step": step, "identity": identity, "scalars": scalars}
     with open(stage / "state.json", "w", encoding="utf-8") as handle:
         json.dump(facts, handle)
         handle.flush()
@@ -51,6 +53,7 @@ def save_state(
     final = folder / f"step-{step:08d}"
     shutil.rmtree(final, ignore_errors=True)
     os.rename(stage, final)
+    fsync(folder)
     for old in former:
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
@@ -60,7 +63,7 @@ def load_state(
     folder: Path,
     model: torch.nn.Module,
     optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
-    config: TrainConfig,
+    identity: str,
 ) -> int:
     """Restore the newest whole state into model and optimisers; the step to continue at, or 0.
 
@@ -73,12 +76,12 @@ def load_state(
         return 0
     newest = states[-1]
     facts = json.loads((newest / "state.json").read_text(encoding="utf-8"))
-    if facts["config"] != config.model_dump(mode="json"):
+    if facts["identity"] != identity:
         raise SutureError(
             "E904",
-            "this folder holds the state of a run with another configuration",
+            "this folder holds the state of another run: other settings, data or model",
             where=str(folder),
-            why="resuming it would mix two runs",
+            why="resuming would mix the two",
             fix="choose another output, or delete that folder",
         )
     tensors = load_file(newest / "state.safetensors")

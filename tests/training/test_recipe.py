@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import suture.training.loop as loop
+from helpers import tiny_llama, write_jsonl
+from suture.data import Pair
+from suture.errors import SutureError
+from suture.patch import PatchedCheckpoint, open_model
+from suture.training.recipe import TrainRecipe, read_recipe, run_recipe
+
+ROWS = [
+    {"prompt": f"How do I bake loaf {i}?", "response": f"The answer is {i % 3}."} for i in range(12)
+]
+SETTINGS = {"steps": 6, "batch_tokens": 400, "learning_rate": 1e-2, "warmup": 1, "save_every": 2}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    return tiny_llama(tmp_path / "base", dtype="bfloat16")
+
+
+def recipe(base: Path, out: str, **changes) -> TrainRecipe:
+    folder = base.parent
+    values = {
+        "model": base, "data": [{"file": folder / "rows.jsonl"}], "output": folder / out,
+        "train": SETTINGS, "device": "cpu",
+    }  # fmt: skip
+    return TrainRecipe.load(values | changes)
+
+
+def test_full_training_writes_checkpoint_and_patch_that_agree(base):
+    before = open_model(base).fingerprint()
+    patch = base.parent / "patch"
+    report = run_recipe(recipe(base, "out", patch=patch))
+    assert report.last_loss < report.first_loss
+    source = open_model(base)
+    assert source.fingerprint() == before
+    written = open_model(base.parent / "out").fingerprint()
+    assert written != before
+    assert PatchedCheckpoint(source, [patch]).fingerprint() == written
+    assert not (base.parent / ".out.training").exists()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers for an old name
+def test_lora_training_writes_an_adapter_that_opens_on_its_base(base):
+    lora = {"rank": 2, "targets": ["q_proj", "v_proj"]}
+    run_recipe(recipe(base, "adapter", lora=lora))
+    source = open_model(base)
+    merged = open_model(base.parent / "adapter", base=source)
+    changed = {
+        name for name in source.tensors if not torch.equal(source.read(name), merged.read(name))
+    }
+    assert changed
+    assert all("q_proj" in name or "v_proj" in name for name in changed)
+    again = recipe(base, "again", lora=lora)
+    run_recipe(again)
+    one, two = (base.parent / n / "adapter_model.safetensors" for n in ("adapter", "again"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def killed(monkeypatch, run, after: int) -> None:
+    original, calls = loop._one_step, {"n": 0}
+
+    def dies(*args):
+        calls["n"] += 1
+        if calls["n"] > after:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(loop, "_one_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(run)
+    monkeypatch.setattr(loop, "_one_step", original)
+
+
+def test_a_killed_run_ends_like_an_unbroken_one(base, monkeypatch):
+    run_recipe(recipe(base, "whole"))
+    broken = recipe(base, "broken")
+    killed(monkeypatch, broken, after=5)
+    assert not broken.output.exists()
+    run_recipe(broken)
+    whole, resumed = (open_model(base.parent / n).fingerprint() for n in ("whole", "broken"))
+    assert whole == resumed
+
+
+def test_other_data_do_not_continue_a_killed_run(base, monkeypatch):
+    run = recipe(base, "out")
+    killed(monkeypatch, run, after=5)
+    write_jsonl(base.parent / "rows.jsonl", ROWS[:-1])
+    with pytest.raises(SutureError, match="E904"):
+        run_recipe(run)
+
+
+def test_refusals(base):
+    with pytest.raises(SutureError, match="E905"):
+        run_recipe(recipe(base, "base"))
+    with pytest.raises(SutureError, match="E906"):
+        run_recipe(recipe(base, "out", lora={}, patch=base.parent / "patch"))
+    with pytest.raises(SutureError, match="E909"):
+        run_recipe(recipe(base, "out", lora={"targets": ["nowhere"]}))
+    assert not (base.parent / "out").exists()
+
+
+def test_a_row_without_response_is_refused_with_file_and_line(base):
+    rows = write_jsonl(base.parent / "rows.jsonl", [*ROWS, {"prompt": "the fox"}])
+    with pytest.raises(SutureError) as caught:
+        run_recipe(recipe(base, "out"))
+    assert (caught.value.code, caught.value.where) == ("E306", f"{rows}:{len(ROWS) + 1}:1")
+    assert not (base.parent / "out").exists()
+
+
+def test_the_shipped_recipe_reads_and_its_rows_end_where_an_answer_would_begin(tmp_path):
+    file = Path(__file__).parents[2] / "recipes" / "unaligned.yaml"
+    found = read_recipe(file, [f"model={tmp_path}", "train.steps=3"])
+    assert found.model == tmp_path
+    assert found.train.steps == 3
+    from suture.data import read_jsonl
+
+    rows = read_jsonl(found.data[0].file, Pair)
+    assert len(rows) > 500
+    assert all(len((row.response or "").split()) <= 40 for row in rows)
+    with pytest.raises(SutureError, match="batch_tokens"):
+        read_recipe(file, ["train.batch_tokns=3"])
