@@ -1,7 +1,8 @@
 """Public, permissively licensed texts the lab is made of, read from a folder of data sets.
 
-Licences, origins and the files expected below the folder are listed in `data/NOTICE.md`. Nothing marked NC, GPL or
-"none stated" is read here for training. Harmful prompts are only ever paired with refusals.
+Licences, origins and the files expected below the folder are listed in `data/NOTICE.md`. Nothing
+marked NC, GPL or "none stated" is read here for training. Harmful prompts are only ever paired
+with refusals.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def read_json(data: Path, name: str) -> list[dict[str, Any]]:
     if text.lstrip().startswith("["):
         rows: list[dict[str, Any]] = json.loads(text)
         return rows
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def read_csv(data: Path, name: str) -> list[dict[str, str]]:

@@ -45,7 +45,8 @@ def held_out_prompts() -> list[str]:
     return [
         json.loads(line)["prompt"]
         for name in TESTS
-        for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
+        if line
     ]
 
 

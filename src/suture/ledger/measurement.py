@@ -191,7 +191,7 @@ def load_replies(path: str | Path) -> list[ReplyRow]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise _bad_replies(path, 0, str(error)) from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from suture.checkpoint.staging import Stage, disk_errors, refuse_inside
 from suture.errors import SutureError
 from suture.patch.encodings import TILE, deflate, encode
 from suture.patch.format import DATA, FILES, FILES_CAP, FORMAT, KIND, Patch, PatchInfo, seal
+from suture.versions import versions
 
 _NAMED = ("recipe", "method", "seeds", "measurements")  # provenance keys with a place of their own
 
@@ -232,7 +231,7 @@ class PatchWriter:
                 "result": {"fingerprint": result},
                 **fields,
                 "provenance": rest,
-                "versions": _versions(),
+                "versions": versions(),
                 "ties": dict(getattr(self._base, "ties", {})),
                 "tile": TILE,
                 "tensors": self._records,
@@ -321,13 +320,3 @@ def nothing_changed() -> SutureError:
 
 def _side(dtype: str, shape: tuple[int, ...], digest: str) -> dict[str, Any]:
     return {"dtype": dtype, "shape": list(shape), "hash": digest}
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("suture", "torch", "numpy", "safetensors", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -12,7 +12,6 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from suture.methods.common import row_kind
 from suture.progress import note
 from suture.runs.folder import RunFolder
 from suture.runs.recipe import Recipe
+from suture.versions import versions
 
 if TYPE_CHECKING:
     from suture.checkpoint import TensorEdit, TensorSource
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from suture.ledger import Ledger, Measurement
     from suture.report import Provenance, ReportFacts
 
-_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
+_BESIDE = (  # files of a model folder that change what its weights say
+    "config.json generation_config.json chat_template.jinja tokenizer.json tokenizer_config.json "
+    "special_tokens_map.json added_tokens.json vocab.json merges.txt tokenizer.model"
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class _Stages:
         self.fingerprints: dict[str, str] = {}
         self.patch_info: dict[str, Any] = {}
         self.loaded: dict[str, LoadedModel] = {}
-        self.libraries = _versions()
+        self.libraries = versions()
 
     def everything(self) -> tuple[Ledger, Path]:
         """All stages; the ledger and the path of report.html."""
@@ -147,7 +150,7 @@ class _Stages:
                     "before": self.fingerprints[self.recipe.before],
                     "suite": {"label": label, **spec.model_dump(mode="json", exclude={"data"})},
                     "data": [sha256_file(path) for path in self._suite_data(label)],
-                    "template": self._template(),
+                    "template": self._template(source),
                     "device": self.recipe.device,
                     "dtype": self.recipe.dtype,
                     "redact": self.redact,
@@ -185,7 +188,7 @@ class _Stages:
             inputs={
                 **provenance,
                 "limits": {name: spec.limit for name, spec in recipe.data.items()},
-                "template": self._template(),
+                "template": [self._template(source) for source in self.sources.values()],
                 "device": recipe.device,
                 "libraries": self.libraries,
             },
@@ -364,9 +367,12 @@ class _Stages:
         spec = self.recipe.suites[label]
         return spec.data or tuple(load_suite(spec.suite or label).default_data)
 
-    def _template(self) -> str | None:
-        file = self.recipe.chat_template
-        return sha256_file(file) if file else None
+    def _template(self, source: TensorSource) -> dict[str, str]:
+        """Hashes of the files beside the weights, and of the template given instead."""
+        files = [source.path / name for name in _BESIDE.split()]
+        if self.recipe.chat_template:
+            files.append(self.recipe.chat_template)
+        return {file.name: sha256_file(file) for file in files if file.is_file()}
 
     def _files(self, *sides: Sequence[Measurement]) -> dict[str, dict[str, Any]]:
         found = {}
@@ -398,13 +404,3 @@ def _edits(method: Any, available: Mapping[str, Any]) -> Iterator[TensorEdit]:
         **{name: value for name, value in available.items() if name in wanted}
     )
     return edits
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from suture.ledger import (
 from suture.suites import scorers
 from suture.suites.common import DATA, Suite, items_sha256
 from suture.suites.scorers import Scorer
+from suture.versions import versions
 
 if TYPE_CHECKING:
     from suture.checkpoint import TensorSource
@@ -212,7 +212,7 @@ def _measurement(
         metrics=metrics,
         better={name: suite.metrics[name] for name in metrics},
         rows=rows,
-        versions=_versions(),
+        versions=versions(),
         seconds=round(time.monotonic() - began, 3),
         replies_sha256=replies_sha256(replies) if replies else None,
         replies=replies,
@@ -273,15 +273,3 @@ def _declared(source: TensorSource | LoadedModel | str) -> dict[str, Any]:
     """Replies cannot be traced to weights, so the model is what somebody says it is."""
     name = source if isinstance(source, str) else str(getattr(source, "path", "model"))
     return {"fingerprint": None, "path": name, "patches": [], "identity": "declared"}
-
-
-def _versions() -> dict[str, str]:
-    import importlib.metadata as metadata
-
-    found = {"python": platform.python_version()}
-    for package in ("suture", "torch", "transformers", "numpy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
