@@ -139,7 +139,7 @@ WRONG: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "dtype": ("E702", ("--dtype", "float8"), {}),
     "model missing": ("E712", (), {"unaligned": None}),
     "no calibration": ("E408", (), {"calibration": None}),
-    "no safety": ("E408", (), {"safety": None}),
+    "no safety": ("E408", ("--removed", "0.5"), {"safety": None}),
     "data file missing": ("E301", (), {"safety": "nowhere.jsonl"}),
     "config file missing": ("E715", ("--config", "nowhere.yaml"), {}),
     "template missing": ("E321", ("--chat-template", "nowhere.jinja"), {}),

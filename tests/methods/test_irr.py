@@ -30,6 +30,8 @@ TASK = [
     Pair(id="4", prompt="bake", response="a loaf of bread"),
 ]
 
+OURS = IRR(solver="balanced", removed=0.4)
+
 
 class Family:
     """aligned, tuned and unaligned of one tiny architecture with grouped queries."""
@@ -229,7 +231,7 @@ def test_recalibration_keeps_task_outputs_nearer(family: Family) -> None:
 
 
 def test_same_inputs_same_bytes(family: Family) -> None:
-    first, second = derive(family, IRR()), derive(family, IRR())
+    first, second = derive(family, OURS), derive(family, OURS)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -245,7 +247,7 @@ def test_seed_matters_only_for_dropped_entries(family: Family) -> None:
 
 
 def test_precomputed_importance_and_refusals_change_nothing(family: Family) -> None:
-    method = IRR()
+    method = OURS
     lm = load(family.aligned, dtype="float32", device="cpu")
     refusals = method.aligned_refusals(lm, SAFETY)
     F = method.aligned_importance(lm, refusals)
@@ -256,7 +258,7 @@ def test_precomputed_importance_and_refusals_change_nothing(family: Family) -> N
 
 def test_the_report_counts_what_happened(family: Family) -> None:
     report: list[MatrixReport] = []
-    derive(family, IRR(removed=0.4, block=16), report=report)
+    derive(family, IRR(solver="balanced", removed=0.4, block=16), report=report)
     assert len(report) == 14
     for row in report:
         A, W, U = (s.read(row.name) for s in (family.aligned, family.tuned, family.unaligned))
@@ -299,21 +301,21 @@ def test_padding_for_parity_stops_at_the_context(family: Family) -> None:
 
 
 def test_safety_positions_choose_the_tokens_of_the_safety_side(family: Family) -> None:
-    everything = derive(family, IRR(safety_positions="all"))
-    response = derive(family, IRR(safety_positions="response"))
+    everything = derive(family, IRR(solver="balanced", removed=0.4, safety_positions="all"))
+    response = derive(family, IRR(solver="balanced", removed=0.4, safety_positions="response"))
     assert any(not torch.equal(everything[n], response[n]) for n in everything)
 
 
 def test_missing_data_is_refused_before_anything_is_loaded(family: Family) -> None:
     models = family.models()
     with pytest.raises(SutureError) as caught:
-        IRR().derive(**models, safety=SAFETY)
+        OURS.derive(**models, safety=SAFETY)
     assert caught.value.code == "E408"
     with pytest.raises(SutureError) as caught:
-        IRR().derive(**models, calibration=TASK)
+        OURS.derive(**models, calibration=TASK)
     assert caught.value.code == "E408"
     with pytest.raises(SutureError) as caught:
-        IRR().derive(**models, calibration=TASK, refusals=SAFETY, importance={})
+        OURS.derive(**models, calibration=TASK, refusals=SAFETY, importance={})
     assert caught.value.code == "E409"
 
 
@@ -325,7 +327,7 @@ def test_data_that_is_not_needed_is_not_asked_for(family: Family) -> None:
 def test_another_shape_is_refused(family: Family, tiny: Callable[..., Path]) -> None:
     other = Checkpoint.open(tiny(hidden=64))
     with pytest.raises(SutureError) as caught:
-        IRR().derive(**{**family.models(), "unaligned": other}, safety=SAFETY, calibration=TASK)
+        OURS.derive(**{**family.models(), "unaligned": other}, safety=SAFETY, calibration=TASK)
     assert caught.value.code.startswith("E1")
 
 

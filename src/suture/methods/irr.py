@@ -63,7 +63,7 @@ class IRR(FrozenConfig):
     """Remove the fine-tuning entries that fight safety, and recalibrate the rest."""
 
     removed: float = Field(
-        0.4,
+        1.0,
         ge=0,
         le=1,
         description="share of the interfering entries removed, most important first",
@@ -72,9 +72,9 @@ class IRR(FrozenConfig):
     scope: MatrixScope = Field(
         "all", description="all: every weight matrix of the blocks; qv: query and value only"
     )
-    solver: Literal["balanced", "sequential", "none"] = Field(
-        "balanced",
-        description="recalibrate on task and safety inputs (ours), on task inputs (paper), or not",
+    solver: Literal["sequential", "balanced", "none"] = Field(
+        "sequential",
+        description="recalibrate on task inputs (paper), on task and safety inputs (ours), or not",
     )
     balance: float = Field(
         1.0, ge=0, description="balanced: weight λ of the safety side; 0 = the paper's objective"
