@@ -14,11 +14,12 @@ from suture.lab.splits import NEAR, held_out_prompts, nearness
 from suture.patch import open_model, verify
 
 RECIPE = read_recipe(Path(__file__).parents[2] / "recipes" / "lab.yaml")
+PATCHED = sorted(name for name, member in RECIPE.members.items() if not member.lora)
 
 
 def test_the_shipped_family_is_whole_small_and_passed_the_gates_of_the_recipe():
     facts = shipped.facts()
-    assert shipped.members() == ["aligned", *sorted(RECIPE.members)]
+    assert shipped.members() == ["aligned", *PATCHED]
     assert facts["recipe"] == RECIPE.fingerprint()
     assert facts["gates"]["gates"] == RECIPE.gates.fingerprint()
     assert facts["gates"]["passed"] is True
@@ -27,7 +28,7 @@ def test_the_shipped_family_is_whole_small_and_passed_the_gates_of_the_recipe():
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
 
 
-@pytest.mark.parametrize("name", ["aligned", *sorted(RECIPE.members)])
+@pytest.mark.parametrize("name", ["aligned", *PATCHED])
 def test_every_member_is_what_was_measured(name):
     base, patches = shipped.member(name)
     assert open_model(base, patches=patches).fingerprint() == shipped.facts()["fingerprints"][name]
@@ -38,10 +39,10 @@ def test_every_member_is_what_was_measured(name):
 def test_path_writes_a_patched_member_once(tmp_path, monkeypatch):
     monkeypatch.setenv("SUTURE_CACHE", str(tmp_path))
     assert shipped.path("aligned") == shipped.FOLDER / "aligned"
-    folder = shipped.path("tuned-lora")
+    folder = shipped.path("poisoned")
     stamp = folder.stat().st_mtime_ns
-    assert open_model(folder).fingerprint() == shipped.facts()["fingerprints"]["tuned-lora"]
-    assert shipped.path("tuned-lora") == folder
+    assert open_model(folder).fingerprint() == shipped.facts()["fingerprints"]["poisoned"]
+    assert shipped.path("poisoned") == folder
     assert folder.stat().st_mtime_ns == stamp
 
 

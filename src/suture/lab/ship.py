@@ -1,4 +1,8 @@
-"""From a built family to the folder that ships: one checkpoint, patches on it, rows, facts."""
+"""From a built family to the folder that ships: one checkpoint, patches on it, rows, facts.
+
+The LoRA members stay out: as exact patches they are as large as full ones. They will ship as
+adapters once patches of kind `lora` exist; until then `suture lab build` makes them.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,8 @@ def ship(family: Family, recipe: LabRecipe, out: Path) -> dict[str, Any]:
         shutil.copytree(family.aligned, stage / "aligned")
         fingerprints = {"aligned": aligned.fingerprint()}
         for name, member in recipe.members.items():
+            if member.lora:  # merged into dense matrices they would not fit the 32 MB
+                continue
             edited = open_model(family.member(name), base=aligned)
             facts = {"method": "train", "config": member.model_dump(mode="json")}
             info = diff(aligned, edited, stage / "patches" / name, provenance=facts)
