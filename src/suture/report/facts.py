@@ -187,6 +187,7 @@ def build_facts(
     provenance: Provenance | None = None,
     seconds: Mapping[str, float] | None = None,
     files: Mapping[str, Mapping[str, Any]] | None = None,
+    names: Mapping[str, str] | None = None,
     missing: Sequence[str] = (),
     redact: bool = False,
 ) -> ReportFacts:
@@ -195,8 +196,9 @@ def build_facts(
     The heat map is read from `before_source` and `after_source` unless `heatmap` is given.
     `provenance` may leave out versions, template, decoding and measurements: they are filled in
     from the measurements. `files`: what is known of measurement files ("file", "sha256"), keyed by
-    "role/suite/data name".
+    "role/suite/data name". `names`: what to call the models (see `model_names`); default: folders.
     """
+    names = names or {}
     if heatmap is None and before_source is not None and after_source is not None:
         heatmap = heat_map(before_source, after_source)
     judged = ledger.as_dict() if ledger is not None else {}
@@ -207,9 +209,9 @@ def build_facts(
         exit_code=judged.get("exit_code"),
         ledger=tuple(judged.get("ledger", ())),
         patch=patch,
-        before=model_facts(before, before_source),
-        after=model_facts(after, after_source),
-        reference=model_facts(reference, None) if reference else None,
+        before=model_facts(before, before_source, names.get("before")),
+        after=model_facts(after, after_source, names.get("after")),
+        reference=model_facts(reference, None, names.get("reference")) if reference else None,
         junk=tuple(judged.get("junk", ())),
         heatmap=heatmap,
         answers=answer_pairs(before, after, reference),
@@ -223,15 +225,23 @@ def build_facts(
     )
 
 
-def model_facts(measured: Sequence[Measurement], source: TensorSource | None) -> dict[str, Any]:
+def model_names(before: str, reference: str | None) -> dict[str, str]:
+    """The names a recipe gives its models, for `build_facts`."""
+    names = {"before": before, "after": f"{before}, patched"}
+    return names | ({"reference": reference} if reference else {})
+
+
+def model_facts(
+    measured: Sequence[Measurement], source: TensorSource | None, name: str | None = None
+) -> dict[str, Any]:
     """Fingerprint, path, name, patches and identity of a measured model."""
     model = dict(measured[0].model) if measured else {}
     if source is not None:
         model.setdefault("path", str(source.path))
         model["fingerprint"] = model.get("fingerprint") or source.fingerprint()
     model.setdefault("fingerprint", None)
-    if not model.get("name"):
-        model["name"] = PurePath(str(model.get("path", ""))).name
+    if name or not model.get("name"):
+        model["name"] = name or PurePath(str(model.get("path", ""))).name
     return model
 
 

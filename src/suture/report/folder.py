@@ -21,7 +21,7 @@ from typing import Any
 
 from suture.errors import SutureError
 from suture.ledger import Ledger, Measurement, Role, compare, load_replies, replies_path
-from suture.report.facts import Provenance, ReportFacts, build_facts
+from suture.report.facts import Provenance, ReportFacts, build_facts, model_names
 from suture.report.heatmap import HeatMap, heat_map
 
 SIDES = ("before", "after", "reference")
@@ -57,9 +57,15 @@ def facts_from_run(path: str | Path, *, redact: bool = False) -> ReportFacts:
         provenance=_provenance(run),
         seconds=_seconds(run),
         files=run.files,
+        names=_names(run),
         missing=run.missing,
         redact=redact,
     )
+
+
+def _names(run: _Run) -> dict[str, str] | None:
+    before = run.recipe.get("before")
+    return model_names(str(before), run.recipe.get("reference")) if before else None
 
 
 def with_replies(path: str | Path) -> Measurement:

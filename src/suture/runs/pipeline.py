@@ -229,6 +229,7 @@ class _Stages:
     ) -> Path:
         """report.html, report.json, report.md; with `write: true` the checkpoint with its card."""
         from suture.report import build_facts, model_card, write_report
+        from suture.report.facts import model_names
 
         recipe, out, edited = self.recipe, self.home.path, self.edited()
 
@@ -245,6 +246,7 @@ class _Stages:
                 provenance=self._provenance(),
                 seconds=self.home.seconds,
                 files=self._files(before, after, reference),
+                names=model_names(recipe.before, recipe.reference),
                 redact=self.redact,
             )
 
