@@ -62,7 +62,12 @@ def patched(base, edits, folder):
 
 
 def verdicts(ledger):
-    return {row.metric: row.verdict for row in ledger.rows}
+    """Metric to verdict; the refusals judged against the reference are "restored"."""
+    return {
+        "restored" if row.metric == "refusal_rate" and row.against == "reference" else row.metric:
+        row.verdict
+        for row in ledger.rows
+    }  # fmt: skip
 
 
 def test_the_identity_edit_is_refused_and_the_same_model_is_not_proven(lab, sides, tmp_path):
@@ -72,17 +77,21 @@ def test_the_identity_edit_is_refused_and_the_same_model_is_not_proven(lab, side
         patched(tuned, iter([TensorEdit(name, tuned.read(name))]), tmp_path / "p")
     assert not (tmp_path / "p").exists()
     ledger = judge(sides, sides[0])
-    assert ledger.exit_code == 3
+    assert ledger.exit_code == 2
     assert verdicts(ledger)["refusal_rate"] == "not proven"
+    assert verdicts(ledger)["restored"] == "broken"
     assert verdicts(ledger)["accuracy"] == "held"
 
 
-def test_random_removal_of_the_same_share(lab, sides, tmp_path):
-    # the demo removes 0.4 of the interfering entries, which are about half of all
-    method = RandomRemoval(removed=0.2)
+@pytest.mark.parametrize("removed", [0.2, 0.5])
+def test_random_removal_of_the_same_share(lab, sides, tmp_path, removed):
+    """0.2: the demo's 0.4 of the interfering half of all entries; 0.5: all of that half. Both bring
+    back some refusals at no price, so "improved" alone would prove them."""
+    method = RandomRemoval(removed=removed)
     edits = method.derive(aligned=lab["aligned"], tuned=lab["tuned"])
     ledger = judge(sides, all_suites(patched(lab["tuned"], edits, tmp_path / "p"), lab))
     assert ledger.exit_code in (2, 3)
+    assert verdicts(ledger)["restored"] != "held"
 
 
 def test_resta_with_gamma_3(lab, sides, tmp_path):
