@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from suture.checkpoint import (
     CheckpointWriter,
     TensorEdit,
     hash_file,
+    hashes,
     staged_folder,
     staging,
     write_json,
@@ -173,6 +175,45 @@ def test_failure_between_shards_leaves_nothing(
         writer.close()
     assert len(done) == 3
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_files_stay_open_until_nobody_writes_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A closed descriptor's number may be another file's by the time a late write comes."""
+    base = Checkpoint.open(
+        write_raw(tmp_path / "m", {f"t{i}": floats(*range(1 << 13)) for i in range(3)})
+    )
+    open_then: list[bool] = []
+
+    def late(self: Any, tiles: Any, scanner: Any) -> None:
+        time.sleep(0.3)
+        open_then.append(all(os.fstat(fd).st_nlink for fd, _start in self._places))
+
+    def bring(self: CheckpointWriter, shard: Any, info: Any) -> None:
+        if info.name == "t2":
+            raise KeyboardInterrupt
+        original(self, shard, info)
+
+    original = CheckpointWriter._bring
+    monkeypatch.setattr("suture.checkpoint.writer._Slot.carry", late)
+    monkeypatch.setattr(CheckpointWriter, "_bring", bring)
+    with pytest.raises(KeyboardInterrupt):
+        CheckpointWriter(base, tmp_path / "out").close()
+    assert open_then == [True, True]
+
+
+def test_what_is_remembered_is_not_remembered_again(tmp_path: Path) -> None:
+    """A copy of tensors whose hashes are known leaves the remembered ones alone."""
+    folder = write_raw(
+        tmp_path / "m", {"a": floats(*range(1 << 13)), "b": floats(*range(1, 1 + (1 << 13)))}
+    )
+    os.utime(folder / "model.safetensors", (1, 1))
+    base = Checkpoint.open(folder)
+    base.fingerprint()
+    kept = {path: path.stat().st_mtime_ns for path in hashes.cache_folder().rglob("*.json")}
+    written(base, tmp_path / "out")
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
 
 
 KILLED = """

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from suture.checkpoint import memory
 
@@ -37,6 +37,13 @@ def submit(work: Callable[..., Any], *arguments: Any) -> Future[Any]:
                 memory.keep_freed()
                 _pool = ThreadPoolExecutor(LANES, "suture-lane", initializer=_enter)
     return _pool.submit(work, *arguments)
+
+
+def run(nbytes: int, work: Callable[..., Any], *arguments: Any) -> Coming:
+    """`submit` for work on so many bytes; short work is done at once, and raises at once."""
+    if nbytes < INLINE:
+        return Ready(work(*arguments))
+    return submit(work, *arguments)
 
 
 def here() -> bool:
@@ -97,8 +104,12 @@ class Ready:
         """Always."""
         return True
 
+    def exception(self) -> None:
+        """What went wrong: nothing."""
+
 
 Coming = Future[Any] | Ready
+_Job = TypeVar("_Job", bound=Coming)
 
 
 def _follow(
@@ -109,7 +120,14 @@ def _follow(
     return work(*arguments)
 
 
-def settle(jobs: list[Future[Any]]) -> None:
+def wait(jobs: Iterable[Coming]) -> None:
+    """Wait until none of the jobs is running, whatever they have to say: before files are closed
+    or memory is given away under them."""
+    for job in jobs:
+        job.exception()
+
+
+def settle(jobs: list[_Job]) -> None:
     """Wait until none of the jobs touches its memory any more, and raise what went wrong."""
     failed = None
     for job in jobs:

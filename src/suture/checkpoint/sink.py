@@ -84,8 +84,7 @@ class Courier:
     def wait(self) -> None:
         """The same, whatever they have to say: before files are closed under the lanes."""
         for _buffer, jobs in self._ring:
-            for job in jobs:
-                job.exception()
+            lanes.wait(jobs)
 
     def _take(self, size: int) -> tuple[memoryview, list[Future[Any]]]:
         """The buffer that has been waiting longest, free again."""

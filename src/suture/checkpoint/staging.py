@@ -226,6 +226,15 @@ def refuse_existing(out: Path) -> None:
         )
 
 
+def refuse_taken(out: Path | str, *others: Path) -> None:
+    """`refuse_existing`, for a command that begins: first goes what killed runs left of `out` and
+    `others`, also where the last of them died just after publishing."""
+    with disk_errors(Path(out)):
+        for path in (out, *others):
+            remove_stale(Path(os.path.abspath(path)))
+    refuse_existing(Path(out))
+
+
 def refuse_inside(out: Path | str, source: Path) -> None:
     """SutureError E124 when the output would lie inside an input folder."""
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):

@@ -253,10 +253,7 @@ class CheckpointWriter(StagedSink):
             self._courier.carry(info, pieces, [slot], Scanner(info.dtype))
             return
         scanner = Scanner(info.dtype)
-        if info.nbytes < lanes.INLINE:
-            self._ended(slot, lanes.Ready(slot.carry(tiles, scanner)))
-        else:
-            self._ended(slot, lanes.submit(slot.carry, tiles, scanner))
+        self._ended(slot, lanes.run(info.nbytes, slot.carry, tiles, scanner))
 
     def _resume(self) -> None:
         """Believe the journal of a killed run; whatever else it left is written again."""
@@ -331,9 +328,8 @@ class CheckpointWriter(StagedSink):
         return self._edited.get(name) or self._kept[name]
 
     def _release(self) -> None:
-        for slot, _content in self._pending:
-            for job in slot.jobs:
-                job.exception()
+        for slot, content in self._pending:
+            lanes.wait([*slot.jobs, content])
         if self._journal is not None:
             self._journal.close()
         for shard in self._shards:
@@ -352,7 +348,7 @@ class _Slot:
         edited: bool,
     ) -> None:
         self.info, self.names, self.edited = info, names, edited
-        self.jobs: list[Future[Any]] = []
+        self.jobs: list[lanes.Coming] = []
         self.expected: str | None = None  # the hash that a patch lists
         self.stored: tuple[ShardFile, TensorInfo] | None = None  # where its bytes come from
         self._writer, self._places, self._at, self._syncing = writer, places, 0, False
@@ -381,10 +377,7 @@ class _Slot:
 
     def copy(self, file: ShardFile, at: TensorInfo) -> None:
         """Bring all of it over from where it is stored; by the kernel, on a lane if it is long."""
-        if self.info.nbytes < lanes.INLINE:
-            self._copy(file, at)
-        else:
-            self.jobs.append(lanes.submit(self._copy, file, at))
+        self.jobs.append(lanes.run(self.info.nbytes, self._copy, file, at))
 
     def checked(self, content: Content) -> Content:
         """What is known of the tensor now that its bytes have been hashed.
@@ -399,7 +392,8 @@ class _Slot:
         if self.stored is not None:
             file, at = self.stored
             file.check_unchanged()
-            file.hashes.set(at.name, content)
+            if not file.hashes.has(at.name):
+                file.hashes.set(at.name, content)
         return content
 
     def end(self, content: lanes.Coming) -> None:

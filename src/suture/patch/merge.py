@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from suture.checkpoint.source import TensorSource
-from suture.checkpoint.staging import refuse_existing, refuse_inside, staged_folder
+from suture.checkpoint.staging import refuse_inside, refuse_taken, staged_folder
 from suture.errors import SutureError
 from suture.patch.assemble import Assembly, check_deltas
 from suture.patch.format import Patch, PatchInfo
@@ -40,7 +40,7 @@ def merge(
             why="one patch is what it is already",
             fix="suture patch merge P1 P2... -o OUT",
         )
-    refuse_existing(Path(out))
+    refuse_taken(out)
     for patch in opened:
         refuse_inside(out, patch.path)
     facts = {

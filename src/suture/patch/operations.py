@@ -24,8 +24,8 @@ from suture.checkpoint.staging import (
     crash_point,
     disk_errors,
     is_sealed,
-    refuse_existing,
     refuse_inside,
+    refuse_taken,
     remove_stale,
     roll_forward,
 )
@@ -134,7 +134,7 @@ def diff(
     appended; small files that tokenizers and configs are made of are carried. Errors: E208 when
     the two are the same, E209 when a tensor changed its dtype or shape otherwise.
     """
-    refuse_existing(Path(out))
+    refuse_taken(out)
     before = _source(base, allow_nonfinite)
     after = (
         open_model(edited, base=before, allow_nonfinite=allow_nonfinite)
@@ -226,7 +226,7 @@ def apply(
             fix="suture apply BASE PATCH... -o OUT",
         )
     if not is_sealed(out):
-        refuse_existing(Path(out))
+        refuse_taken(out, undo_path(out))
     opened = [item if isinstance(item, Patch) else Patch.open(item) for item in patches]
     refuse_modules(opened)
     source = _source(base, allow_nonfinite)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from suture.checkpoint.roles import role
 from suture.checkpoint.source import TensorSource
-from suture.checkpoint.staging import refuse_existing, refuse_inside, staged_folder
+from suture.checkpoint.staging import refuse_inside, refuse_taken, staged_folder
 from suture.errors import SutureError
 from suture.patch.assemble import Assembly, check_deltas, fingerprint_with
 from suture.patch.format import Patch, PatchInfo, Record
@@ -37,7 +37,7 @@ def split(
     """
     opened = patch if isinstance(patch, Patch) else Patch.open(patch)
     check_deltas([opened], "split")
-    refuse_existing(Path(out))
+    refuse_taken(out)
     refuse_inside(out, opened.path)
     if base is not None:
         check_base(base, opened)
