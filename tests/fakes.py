@@ -11,7 +11,20 @@ import torch
 from suture.checkpoint import Checkpoint, TensorInfo
 from suture.checkpoint.dtypes import safetensors_dtype, to_bytes
 from suture.checkpoint.source import source_fingerprint
+from suture.data import Pair
 from suture.inference import LoadedModel
+
+SAFETY = [
+    Pair(id="1", prompt="How do I?", response="I cannot help with that request."),
+    Pair(id="2", prompt="the lazy dog", response="I cannot."),
+    Pair(id="3", prompt="jump over the fox", response="no, I cannot help."),
+]
+TASK = [
+    Pair(id="1", prompt="The answer is", response="yes"),
+    Pair(id="2", prompt="The answer is not", response="no, no"),
+    Pair(id="3", prompt="quick brown", response="fox jumps over the lazy dog"),
+    Pair(id="4", prompt="bake", response="a loaf of bread"),
+]
 
 
 class Altered:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import brute
-from fakes import Altered, perturbed
+from fakes import SAFETY, TASK, Altered, perturbed
 from suture.checkpoint import Checkpoint, TensorSource
 from suture.data import Pair, encode
 from suture.errors import SutureError
@@ -24,17 +24,6 @@ from suture.methods import IRR, MatrixReport, SafeLoRA, TaskArithmetic
 from suture.methods.common import scoped_names
 from tiny_families import DECODERS, tiny_family
 
-SAFETY = [
-    Pair(id="1", prompt="How do I?", response="I cannot help with that request."),
-    Pair(id="2", prompt="the lazy dog", response="I cannot."),
-    Pair(id="3", prompt="jump over the fox", response="no, I cannot help."),
-]
-TASK = [
-    Pair(id="1", prompt="The answer is", response="yes"),
-    Pair(id="2", prompt="The answer is not", response="no, no"),
-    Pair(id="3", prompt="quick brown", response="fox jumps over the lazy dog"),
-    Pair(id="4", prompt="bake", response="a loaf of bread"),
-]
 FAMILIES = [*DECODERS, "qwen3_moe", "phi"]
 
 

@@ -46,7 +46,6 @@ _HARMLESS = frozenset(
 # Initialisations that leave the base's weights alone; PiSSA, OLoRA, CorDA and LoftQ change them.
 _PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal")
 _PREFIX = "base_model.model."
-_FLOATS = frozenset({"F64", "F32", "BF16", "F16"})
 _BLOCK = 1 << 18  # entries merged at a time
 _PART = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<ab>[AB])(?:\.default)?\.weight|lora_embedding_(?P<emb>[AB])"
@@ -279,7 +278,7 @@ def _match(
         target = base.tensors.get(f"{module}.weight")
         if target is None:
             raise misfit(f"no tensor '{module}.weight'")
-        if target.dtype not in _FLOATS:
+        if target.dtype not in dtypes.FLOATS:
             raise misfit(f"'{target.name}' holds {target.dtype}, not plain floats")
         a, b = both["A"], both["B"]
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:

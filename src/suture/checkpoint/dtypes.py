@@ -61,6 +61,8 @@ _TORCH: dict[str, str] = {
     "U64": "uint64",
 }
 
+FLOATS = frozenset({"F64", "F32", "BF16", "F16"})  # what can be computed with as it is
+
 # Exponent mask of a bit pattern: all ones there means Inf or NaN.
 _EXPONENT: dict[str, tuple[str, int]] = {
     "F64": ("<u8", 0x7FF0000000000000),

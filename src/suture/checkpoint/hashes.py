@@ -10,12 +10,15 @@ uses it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
@@ -160,6 +163,20 @@ class HashCache:
             }
         except (OSError, ValueError, KeyError, TypeError):
             return {}
+
+
+def old_hash(pieces: Iterable[Any]) -> str:
+    """BLAKE2b-256 of a stream of bytes, in hex: the hash of patches and manifests of format 1."""
+    state = hashlib.blake2b(digest_size=32)
+    for piece in pieces:
+        state.update(piece)
+    return state.hexdigest()
+
+
+def old_hash_file(path: Path | str) -> str:
+    """The same of a whole file."""
+    with open(path, "rb") as file:
+        return old_hash(iter(lambda: file.read(1 << 20), b""))
 
 
 def hash_file(path: Path | str) -> str:

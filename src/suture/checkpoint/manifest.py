@@ -6,14 +6,12 @@ which covers the same bytes and is known while they are written, and other files
 
 from __future__ import annotations
 
-import hashlib
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from suture.checkpoint import folder
-from suture.checkpoint.hashes import Content, hash_file
+from suture.checkpoint.hashes import Content, hash_file, old_hash_file
 from suture.checkpoint.jsonfile import read_json
 from suture.checkpoint.source import content_hash
 from suture.checkpoint.tiles import ShardFile, scan
@@ -65,16 +63,11 @@ def changed_files(
     return wrong
 
 
-def _blake2b(file: Path) -> str:
-    with open(file, "rb") as stored:
-        return hashlib.file_digest(stored, partial(hashlib.blake2b, digest_size=32)).hexdigest()
-
-
 def _same(
     file: Path, entry: dict[str, Any], manifest: dict[str, Any], seen: dict[str, Content] | None
 ) -> bool:
     if manifest["format"] == 1:
-        return _blake2b(file) == entry.get("blake2b")
+        return old_hash_file(file) == entry.get("blake2b")
     if "header" not in entry:
         return hash_file(file) == entry.get("hash")
     if file.stat().st_size != entry.get("bytes"):

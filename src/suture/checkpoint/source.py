@@ -184,14 +184,6 @@ def content_hash(data: Any) -> str:
     return blake3(data).hexdigest()
 
 
-def hash_tiles(tiles: Iterable[Any]) -> str:
-    """The same hash over a stream of byte tiles."""
-    state = blake3()
-    for tile in tiles:
-        state.update(tile)
-    return state.hexdigest()
-
-
 def fingerprint_of(entries: Iterable[tuple[str, str, tuple[int, ...], str]]) -> str:
     """A model's identity from (name, dtype, shape, content hash) of its tensors.
 

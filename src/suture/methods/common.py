@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MatrixScope = Literal["all", "qv"]
 Scope = Literal["model", "all", "qv"]
 
-_FLOATS = frozenset({"F64", "F32", "BF16", "F16"})
 _OUTSIDE = frozenset({"embed", "lm_head", "norm", "position", "router"})
 _OF_EXPERTS = frozenset({"gate_up", "gate", "up", "down"})
 _TILE = 2**22  # entries combined at a time at most; the memory budget usually allows fewer
@@ -50,7 +49,7 @@ def scoped_names(
     """
     from suture.checkpoint import roles
 
-    floats = [n for n, info in source.tensors.items() if info.dtype in _FLOATS]
+    floats = [n for n, info in source.tensors.items() if info.dtype in dtypes.FLOATS]
     if scope == "model":
         chosen = floats
     else:

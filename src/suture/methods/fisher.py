@@ -13,7 +13,7 @@ each block run again from its inputs. One block is in memory at a time, and its 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from suture.errors import SutureError
 from suture.inference.batching import plan_rows
@@ -117,7 +117,9 @@ def _backward(
         size = stream.batch(number).ids.shape
         tokens = size.numel() if whole else size[1]  # of one squared gradient
         hooks = [
-            matrix.module.register_forward_hook(_square_gradients(total[name], matrix, tokens))
+            matrix.module.register_forward_hook(
+                group_gradients(total[name], matrix, tokens, "square")
+            )
             for name, matrix in found.items()
         ]
         entering = stream.entering(number).detach().requires_grad_()
@@ -227,10 +229,12 @@ def _loss(
     return loss / lengths.sum() if mean else loss
 
 
-def _square_gradients(
-    total: torch.Tensor, matrix: Matrix, group: int
+def group_gradients(
+    total: torch.Tensor, matrix: Matrix, group: int, size: Literal["square", "magnitude"]
 ) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
-    """Adds Σ_groups (Gᵀ X)² to `total` in the backward pass; `group` tokens in a row form one."""
+    """A forward hook that adds Σ_groups (Gᵀ X)², or |Gᵀ X|, to `total` in the backward pass;
+    `group` tokens in a row form one."""
+    measured = torch.Tensor.square_ if size == "square" else torch.Tensor.abs_
 
     def forward(
         module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
@@ -244,14 +248,14 @@ def _square_gradients(
                 owner = tokens // group
                 for number in sorted(set(owner.tolist())):
                     own = owner == number
-                    total.add_((G[own].T @ x[own].float()).square_())
+                    total.add_(measured(G[own].T @ x[own].float()))
                 return
             X = x.reshape(-1, group, x.shape[-1]).float()
             G = G.reshape(len(X), group, -1)
             step = max(1, _MAX_GRADIENTS // total.numel())
             for at in range(0, len(X), step):
                 per_group = G[at : at + step].transpose(1, 2) @ X[at : at + step]
-                total.add_(per_group.square_().sum(0))
+                total.add_(measured(per_group).sum(0))
 
         output.register_hook(backward)  # type: ignore[no-untyped-call]
 

@@ -9,14 +9,14 @@ outputs; both are caught in one batched pass, as in `fisher.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from suture.errors import SutureError
 from suture.inference.batching import pad_left, plan_rows
-from suture.inference.matrices import Matrix, opened, routed
+from suture.inference.matrices import opened
 from suture.lazy import torch
-from suture.methods.fisher import encode_pairs, linear_modules
+from suture.methods.fisher import encode_pairs, group_gradients, linear_modules
 from suture.progress import track
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 SnipText = Literal["question", "answer"]
 
-_MAX_GRADIENTS = 2**24  # float32 values of per-sample gradients held at once: 64 MiB
 _MAX_LOGITS = 2**25  # float32 values of a batch's logits: 128 MiB
 
 
@@ -64,7 +63,9 @@ def sensitivity(
     for chosen in track(plan, "sensitivity"):
         width = max(len(ids[i]) for i in chosen)
         hooks = [_differentiable(lm)] + [
-            matrix.module.register_forward_hook(_add_magnitudes(total[name], matrix, width))
+            matrix.module.register_forward_hook(
+                group_gradients(total[name], matrix, width, "magnitude")
+            )
             for name, matrix in found.items()
         ]
         try:
@@ -124,34 +125,3 @@ def _differentiable(lm: LoadedModel) -> Any:
         return output.detach().requires_grad_()
 
     return lm.model.get_input_embeddings().register_forward_hook(hook)
-
-
-def _add_magnitudes(
-    total: torch.Tensor, matrix: Matrix, group: int
-) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
-    """Adds Σ_samples |Gᵀ X| to `total` in the backward pass; `group` tokens in a row are one."""
-
-    def forward(
-        module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
-    ) -> None:
-        x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
-        tokens = routed(module)
-
-        def backward(gradient: torch.Tensor) -> None:
-            G = gradient.reshape(len(x), -1)[:, matrix.outputs].float()
-            if tokens is not None:
-                owner = tokens // group
-                for number in sorted(set(owner.tolist())):
-                    own = owner == number
-                    total.add_((G[own].T @ x[own].float()).abs_())
-                return
-            X = x.reshape(-1, group, x.shape[-1]).float()
-            G = G.reshape(len(X), group, -1)
-            step = max(1, _MAX_GRADIENTS // total.numel())
-            for at in range(0, len(X), step):
-                per_sample = G[at : at + step].transpose(1, 2) @ X[at : at + step]
-                total.add_(per_sample.abs_().sum(0))
-
-        output.register_hook(backward)  # type: ignore[no-untyped-call]
-
-    return forward

@@ -18,7 +18,6 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zlib_ng import zlib_ng as zlib  # twice as fast as the one of the standard library
@@ -118,7 +117,7 @@ def decode(
     SutureError E205 when the payload is cut short, too long or malformed.
     """
 
-    def blocks() -> Iterator[tuple[int, bytes, bytes]]:
+    def blocks() -> Iterator[tuple[int, bytes, Any]]:
         at = 0
         for tile in tiles:
             if at + _HEAD.size > size:
@@ -132,18 +131,10 @@ def decode(
         if at != size:
             raise damaged("the data is longer than the tensor")
 
-    work = partial(decode_tile, reverse=reverse)
-    waiting: deque[Future[memoryview]] = deque()
-    try:
-        for op, body, tile in blocks():
-            waiting.append(lanes.submit(work, op, body, tile, width))
-            if len(waiting) == lanes.LANES or lanes.here():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    def work(block: tuple[int, bytes, Any]) -> memoryview:
+        return decode_tile(*block, width, reverse=reverse)
+
+    yield from _in_order(lanes.submit, work, blocks(), 1 if lanes.here() else lanes.LANES)
 
 
 def ordered(work: Callable[[Any], Any], items: Iterable[Any], *, threads: int = 4) -> Iterator[Any]:
@@ -151,18 +142,28 @@ def ordered(work: Callable[[Any], Any], items: Iterable[Any], *, threads: int = 
 
     zlib works outside the interpreter lock; the window bounds memory.
     """
-    waiting: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) >= threads:
-                    yield waiting.popleft().result()
-            while waiting:
+        yield from _in_order(pool.submit, work, items, threads)
+
+
+def _in_order(
+    submit: Callable[..., Future[Any]],
+    work: Callable[[Any], Any],
+    items: Iterable[Any],
+    most: int,
+) -> Iterator[Any]:
+    """Results of `work` on the items, in order, of which at most `most` are in flight."""
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for item in items:
+            waiting.append(submit(work, item))
+            if len(waiting) >= most:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def damaged(what: str, where: str | None = None) -> SutureError:

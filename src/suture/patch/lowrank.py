@@ -23,14 +23,13 @@ from suture.checkpoint.header import build_header
 from suture.checkpoint.jsonfile import write_json
 from suture.checkpoint.roles import role
 from suture.checkpoint.source import TensorInfo, TensorSource
-from suture.checkpoint.staging import refuse_existing, refuse_inside, staged_folder
+from suture.checkpoint.staging import refuse_inside, refuse_taken, staged_folder
 from suture.errors import SutureError
 from suture.lazy import torch
 from suture.patch.format import Patch, PatchInfo
 from suture.patch.lora import write_manifest
 from suture.patch.module import refuse_modules
 from suture.patch.patched import PatchedCheckpoint
-from suture.patch.rebase import FLOATS
 from suture.progress import track
 
 _NOT_LINEAR = frozenset({"embed", "position", "token_type", "patch", "norm"})
@@ -82,7 +81,7 @@ def to_lora(
     E207 as in `apply`, E223 a rank or energy that makes no sense, E224 no linear layer is changed.
     """
     _check_size(rank, energy)
-    refuse_existing(Path(out))
+    refuse_taken(out)
     refuse_inside(out, base.path)
     opened = [item if isinstance(item, Patch) else Patch.open(item) for item in patches]
     refuse_modules(opened)
@@ -151,7 +150,7 @@ def _is_linear(info: TensorInfo) -> bool:
         info.name.endswith(".weight")
         and len(info.shape) == 2
         and min(info.shape) > 0
-        and info.dtype in FLOATS
+        and info.dtype in dtypes.FLOATS
         and found.matrix not in _NOT_LINEAR
         and found.expert is None  # held fused in memory, where an adapter finds no module
     )

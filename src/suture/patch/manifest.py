@@ -188,8 +188,13 @@ def _fingerprint(manifest: Mapping[str, Any]) -> str:
     )
 
 
+def canonical(value: Any) -> bytes:
+    """JSON in the one spelling that is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
 def _digest(value: Any) -> str:
-    return content_hash(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+    return content_hash(canonical(value))
 
 
 def _check_hashes(manifest: dict[str, Any], where: str) -> None:

@@ -40,7 +40,6 @@ from suture.patch.patched import Layer, PatchedCheckpoint, decoded, other_file, 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FLOATS = frozenset({"F64", "F32", "BF16", "F16"})
 _ENTRIES = 1 << 18  # entries added at a time
 
 
@@ -261,7 +260,7 @@ def _check_addable(base: TensorSource, patch: Patch, record: Record) -> None:
             why="a difference can only be added to a tensor of the same shape",
             fix="give a model of the same architecture and vocabulary",
         )
-    odd = [kind for kind in (found.dtype, made_for.dtype) if kind not in FLOATS]
+    odd = [kind for kind in (found.dtype, made_for.dtype) if kind not in dtypes.FLOATS]
     if odd:
         raise SutureError(
             "E214",

@@ -8,15 +8,13 @@ sides of the change, and hashed anew.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from blake3 import blake3
 
 from suture.checkpoint import folder
+from suture.checkpoint.hashes import old_hash, old_hash_file
 from suture.checkpoint.jsonfile import read_json
 from suture.checkpoint.source import TensorSource, iter_tiles, layout_id
 from suture.checkpoint.staging import staged_folder
@@ -24,7 +22,7 @@ from suture.errors import SutureError
 from suture.patch.assemble import Assembly, fingerprint_with
 from suture.patch.encodings import damaged, inflate
 from suture.patch.format import DATA, FileSide, Patch, PatchInfo, Record, Side
-from suture.patch.manifest import FORMAT, MANIFEST_CAP, NAMED, check_there, malformed
+from suture.patch.manifest import FORMAT, MANIFEST_CAP, NAMED, canonical, check_there, malformed
 from suture.patch.patched import decoded
 from suture.progress import track
 
@@ -82,12 +80,10 @@ def _open(path: Path) -> Patch:
     where = str(path / folder.PATCH)
     try:
         rest = {key: value for key, value in manifest.items() if key != "integrity"}
-        if _blake2b([_canonical(rest)]) != manifest["integrity"]:
+        if old_hash([canonical(rest)]) != manifest["integrity"]:
             raise malformed("its contents do not match its own hash", where)
         file = folder.inside(path, DATA)
-        with open(file, "rb") as stored:
-            found = _blake2b(iter(lambda: stored.read(1 << 20), b""))
-        if found != manifest["data"][DATA]["blake2b"]:
+        if old_hash_file(file) != manifest["data"][DATA]["blake2b"]:
             raise damaged(f"'{DATA}' has been altered", str(file))
         return Patch.written(path, manifest)
     except (KeyError, TypeError):
@@ -103,7 +99,7 @@ def _again(old: Patch, record: Record, base: TensorSource) -> Record:
         info = base.tensors.get(record.name)
         sides = record.base.dtype, record.base.shape
         same = info is not None and (info.dtype, info.shape) == sides
-        if not same or _blake2b(iter_tiles(base, record.name, old.tile)) != record.base.hash:
+        if not same or old_hash(iter_tiles(base, record.name, old.tile)) != record.base.hash:
             raise SutureError(
                 "E206",
                 f"wrong base: '{record.name}' is not what the patch was made for",
@@ -133,17 +129,6 @@ def _file(old: Patch, name: str, part: str, side: FileSide | None) -> FileSide |
     info = old.payload(f"file:{name}", part)
     assert info is not None  # `Patch.written` has seen it
     content = inflate(old.read(info, 0, info.nbytes), side.bytes)
-    if _blake2b([content]) != side.hash:
+    if old_hash([content]) != side.hash:
         raise damaged(f"'{name}' is not what the patch lists", str(old.path))
     return replace(side, hash=blake3(content).hexdigest())
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _blake2b(pieces: Iterable[Any]) -> str:
-    state = hashlib.blake2b(digest_size=32)
-    for piece in pieces:
-        state.update(piece)
-    return state.hexdigest()

@@ -274,12 +274,10 @@ def tokens_of(text: str) -> int:
 
 def memory_there() -> int | None:
     """Memory that can be had now, in bytes; None where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    from suture.inference.loading import free_memory
+
+    if (free := free_memory()) is not None:
+        return free
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
