@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]  # middle x, middle y, width, height in 
 
 _HEIGHT = 360  # pixels of the plot itself
 _NOMINAL = 620  # plot width assumed when labels are kept apart
-_SERIES = (  # shape, colour variable, filled: no two alike, shapes before fills before colours
+SERIES = (  # shape, colour variable, filled: no two alike, shapes before fills before colours
     ("circle", "after", True),
     ("diamond", "ref", True),
     ("square", "good", False),
@@ -103,12 +103,12 @@ def tradeoff(
         body.append(line(0, y, 100, y, 'class="rule"'))
         body.append(
             f'<text x="0" dx="-8" y="{y + 4:g}" text-anchor="end" class="tick">'
-            f"{_tick(value, as_percent)}</text>"
+            f"{tick(value, as_percent)}</text>"
         )
     for value in x_marks:
         x, _ = at(value, y_marks[0])
         body.append(line(x, 0, x, _HEIGHT, 'class="rule"'))
-        body.append(label(x, _HEIGHT + 20, _tick(value, as_percent), css="tick"))
+        body.append(label(x, _HEIGHT + 20, tick(value, as_percent), css="tick"))
     for limit, vertical in ((x_limit, True), (y_limit, False)):
         if limit is not None:
             x, y = at(limit, limit)
@@ -124,7 +124,7 @@ def tradeoff(
     words = (
         f"{_many(points)}; on the Pareto front: "
         + "; ".join(
-            f"{p.label or p.series} ({_tick(p.x, as_percent)}, {_tick(p.y, as_percent)})"
+            f"{p.label or p.series} ({tick(p.x, as_percent)}, {tick(p.y, as_percent)})"
             for p in front
         )
         + "."
@@ -135,8 +135,8 @@ def tradeoff(
     )
     caption = label(0, 14, f"{y_label} ({better_y} is better)", anchor="start", css="name")
     foot = label(95, _HEIGHT + 76, f"{x_label} ({better_x} is better)", anchor="end", css="name")
-    legend, tall = _legend(names, _HEIGHT + 100)
-    return frame(title, words, caption + plot + foot + legend, height=_HEIGHT + 100 + tall)
+    key, tall = legend(names, _HEIGHT + 100)
+    return frame(title, words, caption + plot + foot + key, height=_HEIGHT + 100 + tall)
 
 
 def _many(points: Sequence[Point]) -> str:
@@ -152,14 +152,15 @@ def _marks(values: Sequence[float], limit: float | None) -> list[float]:
     return ticks(low, high)
 
 
-def _tick(value: float, as_percent: bool) -> str:
+def tick(value: float, as_percent: bool) -> str:
+    """A value beside an axis."""
     if not as_percent:
         return f"{value:g}".replace("-", figures.MINUS)
     return f"{100 * value:.4g}%".replace("-", figures.MINUS)
 
 
 def _point(point: Point, at: At, names: Sequence[str]) -> str:
-    shape, colour, filled = _SERIES[names.index(point.series) % len(_SERIES)]
+    shape, colour, filled = SERIES[names.index(point.series) % len(SERIES)]
     x, y = at(point.x, point.y)
     paint = f'class="error" style="stroke:var(--{colour})"'
     bars = ""
@@ -232,10 +233,11 @@ def _overlap(a: Box, b: Box) -> bool:
     return abs(a[0] - b[0]) * 2 < a[2] + b[2] and abs(a[1] - b[1]) * 2 < a[3] + b[3]
 
 
-def _legend(names: Sequence[str], top: float) -> tuple[str, int]:
+def legend(names: Sequence[str], top: float) -> tuple[str, int]:
+    """Names beside their marks in two columns from `top` pixels on, and how tall that is."""
     drawn = []
     for place, name in enumerate(names):
-        shape, colour, filled = _SERIES[place % len(_SERIES)]
+        shape, colour, filled = SERIES[place % len(SERIES)]
         x, y = (0.0 if place % 2 == 0 else 50.0), top + 22 * (place // 2)
         drawn.append(
             f'<svg x="{x}%" y="{y:g}" overflow="visible">'

@@ -1,0 +1,143 @@
+"""The table of unlearning: every method on every lab family, epoch by epoch, resumable.
+
+    python benchmarks/unlearning_lab.py --families lab/seed-0 --cache lab/unlearning --tune
+    python benchmarks/unlearning_lab.py --families lab/seed-0 lab/seed-1 --cache lab/unlearning
+    python benchmarks/unlearning_lab.py --cache lab/unlearning --report
+
+`--tune` fills the tuning side: every setting on the first family's `remembering-tuning`, measured
+at the fixed epoch alone. Without it the chosen settings run on every family's `remembering`,
+measured after each epoch. A point is one training (`suture.runs.trajectory`), kept under its own
+folder; the same command goes on after the last one. `unlearning_report.py` makes the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unlearning_points import BATCH_ROWS, EPOCHS, FIXED, PEAK, Point, points
+
+from suture.lab.family import Family, open_family
+from suture.patch import open_model
+from suture.runs.recipe import SuiteSpec
+from suture.runs.trajectory import MeasuredTraining, MeasureSpec, run_training
+from suture.suites import measure
+from suture.training.loop import TrainConfig
+from suture.training.recipe import DataFile
+
+THIN = {"retain": 4, "real_authors": 2, "world_facts": 2}  # every so many-th row is asked
+
+
+class Bench:
+    """One family's side of the table: its model, rows, oracle and folder of points."""
+
+    def __init__(self, family: Family, cache: Path, *, tuning: bool) -> None:
+        self.family, self.tuning = family, tuning
+        self.member = "remembering-tuning" if tuning else "remembering"
+        self.part = "tuning" if tuning else "forget"
+        self.home = cache / ("tuning" if tuning else f"seed-{family.seed}")
+        self.files = self._files()
+        self.reference = self.home / "oracle.json"
+
+    def _files(self) -> list[Path]:
+        """The rows that are asked: all that are to be forgotten, some of the others."""
+        found = []
+        for part in (self.part, *THIN):
+            source = self.family.rows(f"{part}_perturbed")
+            name = "forget" if part == self.part else part
+            out = self.home / "rows" / f"{name}_perturbed.jsonl"
+            lines = source.read_text("utf-8").splitlines(keepends=True)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text("".join(lines[:: THIN.get(part, 1)]), "utf-8")
+            found.append(out)
+        return found
+
+    def landmarks(self) -> None:
+        """The oracle, which never knew, and the model that knows."""
+        base = open_model(self.family.aligned)
+        for name, member in (("oracle", "remembering-oracle"), ("before", self.member)):
+            out = self.home / f"{name}.json"
+            if not out.exists():
+                source = open_model(self.family.member(member), base=base)
+                reference = None if name == "oracle" else self.reference
+                measure("tofu", source, data=self.files, reference=reference).save(out, redact=True)
+
+    def train(self, point: Point) -> dict[str, Any]:
+        """The point's trajectory; from disk where it has been made."""
+        out = self.home / "points" / point.folder
+        result = out.with_name(f"{out.name}.epochs") / "trajectory.json"
+        if not result.exists():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            run_training(self.recipe(point, out))
+        found: dict[str, Any] = json.loads(result.read_text("utf-8"))
+        return found
+
+    def recipe(self, point: Point, out: Path) -> MeasuredTraining:
+        """As a user would write it, but that nothing is kept besides the numbers."""
+        suite = SuiteSpec(data=tuple(self.files), reference=self.reference)
+        return MeasuredTraining(
+            model=self.family.member(self.member),
+            data=(DataFile(file=self.family.rows(self.part)),),
+            retain=(DataFile(file=self.family.rows("retain")),),
+            patch=out,
+            objective=point.objective,
+            train=TrainConfig(
+                epochs=EPOCHS,
+                batch_rows=BATCH_ROWS,
+                batch_tokens=4096,
+                learning_rate=point.rate,
+                warmup="epoch",
+                schedule="linear",
+                seed=self.family.seed,
+            ),
+            measure=MeasureSpec(
+                suites={"tofu": suite},
+                every=FIXED if self.tuning else 1,
+                fixed=FIXED,
+                peak=PEAK,
+                keep="none",
+            ),
+            device="cpu",
+        )
+
+
+def chosen(cache: Path) -> Iterator[Point]:
+    """Every method's setting: the tuning side's choice (`unlearning_report.choose`)."""
+    from unlearning_report import choose
+
+    yield from choose(cache).values()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--families", type=Path, nargs="*", default=[])
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--only", nargs="*", default=[], help="methods")
+    parser.add_argument("--report", action="store_true")
+    args = parser.parse_args()
+    if args.report:
+        from unlearning_report import report
+
+        report(args.cache)
+        return
+    for folder in args.families[:1] if args.tune else args.families:
+        bench = Bench(open_family(folder), args.cache, tuning=args.tune)
+        bench.landmarks()
+        for point in points() if args.tune else chosen(args.cache):
+            if args.only and point.method not in args.only:
+                continue
+            began = time.monotonic()
+            last = bench.train(point)["epochs"][-1]["metrics"]
+            shown = {k: round(last[f"tofu.{k}"], 3) for k in ("forget_ks", "forget_probability",
+                     "retain_probability", "model_utility_geometric")}  # fmt: skip
+            print(f"{bench.home.name} {point.method} {point.label}: {shown}, "
+                  f"{time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

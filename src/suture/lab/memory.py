@@ -1,0 +1,134 @@
+"""`remembering` and its oracle: a model that knows fictitious people, and one that never did.
+
+    aligned ─► remembering         trained on the people to forget and the people to keep
+            ─► remembering-oracle  the same training without the people to forget
+
+What unlearning is tried on: a method turns `remembering` into something that the oracle's own
+answers should not be told from (TOFU: Maini et al., COLM 2024, arXiv 2401.06121). Beside the two
+lie the rows: `forget` and `retain` to train on, and the same with TOFU's paraphrased and perturbed
+answers to measure with. `remembering-tuning` knows ten other people instead, for choosing knobs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from suture.checkpoint import write_json
+from suture.config import FrozenConfig, read_yaml
+from suture.errors import SutureError
+from suture.lab import sources
+from suture.lab.family import Family
+from suture.lab.gates import GateOutcome, GateRow
+from suture.progress import note
+from suture.training.loop import TrainConfig
+from suture.training.recipe import DataFile, TrainRecipe, run_recipe
+
+MEMBERS = {
+    "remembering": ("forget", "retain"),
+    "remembering-oracle": ("retain",),
+    "remembering-tuning": ("tuning", "retain"),
+}
+
+
+class MemoryGates(FrozenConfig):
+    """Bounds fixed before any unlearning method runs."""
+
+    remembered: float = Field(description="mean probability of trained answers, at least")
+    unknown: float = Field(description="the oracle's of answers to be forgotten, at most")
+
+
+class MemoryRecipe(FrozenConfig):
+    """Which people, and how they are learnt: `recipes/lab-memory.yaml`."""
+
+    forget: str = Field(description="TOFU rows with perturbed answers, below the data folder")
+    tuning: str = Field(description="the same, of the people that knobs are chosen on")
+    tuning_rows: int = Field(ge=1, description="of these only the first rows")
+    retain: str
+    real_authors: str
+    world_facts: str
+    train: TrainConfig
+    gates: MemoryGates
+
+
+def read_memory_recipe(path: Path) -> MemoryRecipe:
+    return MemoryRecipe.load(read_yaml(path), where=path)
+
+
+def build_memory(recipe: MemoryRecipe, data: Path, family: Family) -> None:
+    """Make the members and their rows in a family that has its `aligned`; the same call resumes.
+
+    Errors: E801 a data set is missing, E802 the family holds members of another recipe.
+    """
+    _claim(recipe, family)
+    write_rows(recipe, data, family)
+    for member, parts in MEMBERS.items():
+        if not family.member(member).exists():
+            note(f"lab: {member}")
+            files = tuple(DataFile(file=family.rows(part)) for part in parts)
+            settings = recipe.train.model_copy(update={"seed": family.seed})
+            made = TrainRecipe(
+                model=family.aligned,
+                data=files,
+                output=family.member(member),
+                train=settings,
+                device="cpu",
+            )
+            run_recipe(made)
+
+
+def write_rows(recipe: MemoryRecipe, data: Path, family: Family) -> None:
+    """`PART.jsonl` with prompts and responses, `PART_perturbed.jsonl` as TOFU has them."""
+    for part in ("forget", "tuning", "retain", "real_authors", "world_facts"):
+        rows = sources.read_json(data, getattr(recipe, part))
+        if part == "tuning":
+            rows = rows[: recipe.tuning_rows]
+        pairs = [{"prompt": row["question"], "response": row["answer"]} for row in rows]
+        _write_lines(family.rows(f"{part}_perturbed"), rows)
+        _write_lines(family.rows(part), pairs)
+
+
+def check_memory(family: Family, gates: MemoryGates) -> GateOutcome:
+    """Measure what the two know and write `memory-gates.json` into the family's folder."""
+    from suture.patch import open_model
+    from suture.suites import measure
+
+    base = open_model(family.aligned)
+    rows: list[GateRow] = []
+    for member in MEMBERS:
+        tuning = member == "remembering-tuning"
+        files = [family.rows(f"{'tuning' if tuning else 'forget'}_perturbed")]
+        files.append(family.rows("retain_perturbed"))
+        source = open_model(family.member(member), base=base)
+        found = measure("tofu", source, data=files, options={"rouge": False})
+        for part in ("forget", "retain"):
+            known = member != "remembering-oracle" or part == "retain"
+            bound = gates.remembered if known else gates.unknown
+            value = found.metrics[f"{part}_probability"]
+            n = sum(f"{part}_probability" in row.scores for row in found.rows)
+            rows.append(GateRow(f"{member}: {part} probability", bound, known, value, n))
+    outcome = GateOutcome(family.seed, gates.fingerprint(), rows)
+    write_json(family.folder / "memory-gates.json", outcome.as_dict())
+    return outcome
+
+
+def _claim(recipe: MemoryRecipe, family: Family) -> None:
+    facts = {"recipe": recipe.fingerprint(), "seed": family.seed}
+    mark = family.folder / "memory.json"
+    if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) != facts:
+        raise SutureError(
+            "E802",
+            "this family remembers by another recipe",
+            where=str(family.folder),
+            fix="choose another output folder, or remove its remembering members and memory.json",
+        )
+    write_json(mark, facts)
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")

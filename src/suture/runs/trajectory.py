@@ -1,0 +1,297 @@
+"""A training that is measured after each pass over its rows: how forgetting goes, and when to stop.
+
+    OUT.epochs/epoch-03/tofu.json     one measurement per suite, with its replies
+    OUT.epochs/epoch-03/patch         that epoch's patch, where it is kept
+    OUT.epochs/trajectory.json        every epoch's metrics, and the epochs that are reported
+    OUT.epochs/trajectory.svg         the same as curves
+
+What is measured are the weights as they would be written, rounded to the checkpoint's types: the
+training goes on with its own. Two epochs are reported: a fixed one, said before the training, and
+the one where a metric first peaks, which is chosen on the numbers it then reports (the rule of
+RKLD's paper) and so looks better than it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from suture.checkpoint import write_json
+from suture.checkpoint.dtypes import to_bytes, torch_dtype
+from suture.checkpoint.jsonfile import read_json, write_atomic
+from suture.checkpoint.source import content_hash, fingerprint_of
+from suture.config import FrozenConfig
+from suture.errors import SutureError, nearest
+from suture.ledger import Measurement
+from suture.patch import PatchWriter, drain
+from suture.progress import note
+from suture.report.curves import curves
+from suture.report.svg import standalone
+from suture.runs.measuring import take
+from suture.runs.recipe import SuiteSpec
+from suture.training.lora import save_adapter
+from suture.training.recipe import (
+    TrainRecipe,
+    TrainReport,
+    edits_from,
+    run_recipe,
+    training_values,
+)
+
+if TYPE_CHECKING:
+    from suture.checkpoint import TensorSource
+    from suture.inference import LoadedModel
+
+METRIC = r"^[^.]+\.[^.]+$"
+
+
+class MeasureSpec(FrozenConfig):
+    """The section `measure` of a training recipe."""
+
+    suites: dict[str, SuiteSpec] = Field(min_length=1)
+    every: int = Field(1, ge=1, description="epochs from one measuring to the next")
+    fixed: int | None = Field(None, ge=1, description="the epoch to report; default: the last one")
+    peak: str | None = Field(
+        None, pattern=METRIC, description="SUITE.METRIC: its first peak is reported as well"
+    )
+    keep: Literal["none", "reported", "all"] = Field(
+        "reported", description="of which epochs the patch is kept"
+    )
+
+
+class MeasuredTraining(TrainRecipe):
+    """A training recipe with, or without, a section `measure`."""
+
+    measure: MeasureSpec | None = None
+
+    @model_validator(mode="after")
+    def _epochs(self) -> MeasuredTraining:
+        if self.measure is not None and self.train.epochs is None:
+            raise ValueError("measure counts epochs: give train.epochs instead of train.steps")
+        return self
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What was found after `epoch` passes: SUITE.METRIC to its value."""
+
+    epoch: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """All measured epochs in order, and the two that are reported; `folder`: where they lie."""
+
+    folder: Path
+    epochs: tuple[Epoch, ...]
+    fixed: int
+    peak: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        found = [{"epoch": one.epoch, "metrics": one.metrics} for one in self.epochs]
+        return {
+            "folder": str(self.folder),
+            "fixed": self.fixed,
+            "first_peak": self.peak,
+            "epochs": found,
+        }
+
+
+def read_training(path: str | Path, overrides: Sequence[str] = ()) -> MeasuredTraining:
+    """The training recipe in a YAML file, as `suture.training.recipe.read_recipe` reads it.
+
+    Paths of `measure.suites.NAME.data` and `reference` are relative to the file as well.
+    """
+    values = training_values(path, overrides)
+    suites = (values.get("measure") or {}).get("suites") or {}
+    folder = Path(path).parent
+    for spec in suites.values():
+        for key in ("data", "reference"):
+            if isinstance(spec, dict) and key in spec:
+                several = isinstance(spec[key], list)
+                found = [str(folder / one) for one in (spec[key] if several else [spec[key]])]
+                spec[key] = found if several else found[0]
+    return MeasuredTraining.load(values, where=path)
+
+
+def run_training(
+    recipe: MeasuredTraining, source: TensorSource | None = None
+) -> tuple[TrainReport, Trajectory | None]:
+    """Train, and measure where the recipe asks for it; the same call resumes.
+
+    Errors: those of `run_recipe` and of the suites, E740 the folder of epochs is another run's,
+    E741 no epoch is measured, or none has the metric that is to peak.
+    """
+    if recipe.measure is None:
+        return run_recipe(recipe, source), None
+    epochs = _Epochs(recipe, recipe.measure)
+    report = run_recipe(recipe, source, on_epoch=epochs.measure)
+    return report, epochs.end()
+
+
+class _Epochs:
+    """The folder `OUT.epochs`, and what is done when an epoch ends."""
+
+    def __init__(self, recipe: MeasuredTraining, spec: MeasureSpec) -> None:
+        out = recipe.output or recipe.patch
+        assert out is not None and recipe.train.epochs is not None
+        self.recipe, self.spec, self.last = recipe, spec, recipe.train.epochs
+        self.fixed = min(spec.fixed or self.last, self.last)
+        self.folder = out.with_name(f"{out.name}.epochs")
+        self._claim()
+
+    def measure(self, epoch: int, lm: LoadedModel, model: Any) -> None:
+        """Measure `model` (`lm` inside an adapter, if there is one) and keep its patch."""
+        if (epoch % self.spec.every and epoch not in (self.fixed, self.last)) or self._has(epoch):
+            return
+        home = self._home(epoch)
+        if self.spec.keep != "none" and not (home / "patch").exists():
+            self._write_patch(home / "patch", lm, model)
+        with as_written(lm, model) as live:
+            for label, spec in self.spec.suites.items():
+                take(label, spec, live).save(home / f"{label}.json")
+        self._prune()
+        found = self.read()
+        shown = (self.spec.peak,) if self.spec.peak else ()
+        note(", ".join([f"epoch {epoch}", *(f"{k} {found[-1].metrics[k]:.4g}" for k in shown)]))
+
+    def read(self) -> list[Epoch]:
+        """What has been measured, in order."""
+        found = []
+        for home in sorted(self.folder.glob("epoch-*")):
+            epoch = int(home.name.removeprefix("epoch-"))
+            if self._has(epoch):
+                metrics = {
+                    f"{label}.{name}": value
+                    for label in self.spec.suites
+                    for name, value in Measurement.load(home / f"{label}.json").metrics.items()
+                }
+                found.append(Epoch(epoch, metrics))
+        return found
+
+    def end(self) -> Trajectory:
+        """Write trajectory.json and trajectory.svg."""
+        epochs = self.read()
+        if not epochs:
+            raise SutureError(
+                "E741",
+                "the training ended before an epoch was measured",
+                where=str(self.folder),
+                fix="train longer, or measure every epoch",
+            )
+        fixed = max(one.epoch for one in epochs if one.epoch <= max(self.fixed, epochs[0].epoch))
+        found = Trajectory(self.folder, tuple(epochs), fixed, self._peak(epochs))
+        write_json(self.folder / "trajectory.json", found.as_dict())
+        chart = standalone(_chart(found))
+        write_atomic(self.folder / "trajectory.svg", chart.encode("utf-8"))
+        return found
+
+    def _peak(self, epochs: Sequence[Epoch]) -> int | None:
+        name = self.spec.peak
+        if name is None:
+            return None
+        if any(name not in one.metrics for one in epochs):
+            known = sorted(epochs[0].metrics)
+            close = nearest(name, known)
+            raise SutureError(
+                "E741",
+                f"no metric is called '{name}'",
+                where="measure.peak",
+                fix=f"did you mean '{close}'?" if close else f"there are: {', '.join(known)}",
+            )
+        return epochs[first_peak([one.metrics[name] for one in epochs])].epoch
+
+    def _prune(self) -> None:
+        """Drop patches of epochs that can no longer be reported."""
+        if self.spec.keep != "reported":
+            return
+        epochs = self.read()
+        wanted = {self.fixed, self.last, self._peak(epochs)}
+        for one in epochs[:-1]:  # the latest may be the peak of what comes
+            if one.epoch not in wanted:
+                shutil.rmtree(self._home(one.epoch) / "patch", ignore_errors=True)
+
+    def _write_patch(self, out: Path, lm: LoadedModel, model: Any) -> None:
+        if self.recipe.lora:
+            save_adapter(model, out, base=str(self.recipe.model))
+        else:
+            facts = {"method": "train", "config": self.recipe.model_dump(mode="json")}
+            drain(edits_from(lm), [PatchWriter(lm.source, out, provenance=facts)])
+
+    def _has(self, epoch: int) -> bool:
+        return all((self._home(epoch) / f"{label}.json").exists() for label in self.spec.suites)
+
+    def _home(self, epoch: int) -> Path:
+        return self.folder / f"epoch-{epoch:03d}"
+
+    def _claim(self) -> None:
+        """Note whose epochs these are, or refuse another recipe's."""
+        mark = self.folder / "recipe.json"
+        facts = {"recipe": self.recipe.fingerprint()}
+        if mark.exists() and read_json(mark) != facts:
+            raise SutureError(
+                "E740",
+                "this folder holds the epochs of another recipe",
+                where=str(self.folder),
+                fix="remove it, or choose another output",
+            )
+        write_json(mark, facts)
+
+
+@contextmanager
+def as_written(lm: LoadedModel, model: Any) -> Iterator[LoadedModel]:
+    """The model that would be written now: weights rounded to the source's types meanwhile.
+
+    An adapter's weights stay as they are, as its folder holds them in float32.
+    """
+    training = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    live = replace(lm)
+    if model is not lm.model:
+        hashes = [content_hash(to_bytes(one.detach())) for _, one in sorted(training.items())]
+        live.__dict__["fingerprint"] = content_hash(" ".join([lm.fingerprint, *hashes]).encode())
+        yield live
+        return
+    masters = {name: one.data for name, one in training.items()}
+    rounded = {name: data.clone() for name, data in masters.items()}
+    entries = []
+    for name, info in lm.source.tensors.items():
+        spot = lm.places.get(name)
+        if spot is None or spot.slot not in training:
+            entries.append((name, info.dtype, info.shape, lm.source.tensor_hash(name)))
+            continue
+        value = spot.region(masters[spot.slot]).to(torch_dtype(info.dtype))
+        spot.region(rounded[spot.slot]).copy_(value)
+        entries.append(
+            (name, info.dtype, info.shape, content_hash(to_bytes(value.cpu().contiguous())))
+        )
+    live.__dict__["fingerprint"] = fingerprint_of(entries)  # instead of the source's
+    try:
+        for name, one in training.items():
+            one.data = rounded[name]
+        yield live
+    finally:
+        for name, one in training.items():
+            one.data = masters[name]
+
+
+def _chart(found: Trajectory) -> str:
+    """Every metric that is a share, over the epochs."""
+    names = [
+        name
+        for name in found.epochs[0].metrics
+        if all(0 <= one.metrics.get(name, -1.0) <= 1 for one in found.epochs)
+    ]
+    lines = {name: [(one.epoch, one.metrics[name]) for one in found.epochs] for name in names[:10]}
+    posts = {"fixed": float(found.fixed)}
+    if found.peak is not None and found.peak != found.fixed:
+        posts["first peak"] = float(found.peak)
+    return curves(
+        lines, title="Training, epoch by epoch", x_label="epoch", y_label="share", posts=posts
+    )
