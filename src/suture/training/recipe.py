@@ -56,7 +56,7 @@ class TrainRecipe(FrozenConfig):
     objective: ObjectiveConfig = Field(
         NextToken(), description="what is minimised: next-token, gradient-ascent, npo, ..."
     )
-    benign: tuple[DataFile, ...] = Field((), description="harmless rows, for objectives with KL")
+    retain: tuple[DataFile, ...] = Field((), description="rows whose behaviour is to be kept")
     scope: Literal["model", "all", "qv"] = Field(
         "model", description="trained: every tensor, the blocks' matrices, or query and value"
     )
@@ -94,7 +94,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainRecipe:
     for key in ("model", "output", "patch", "chat_template"):
         if isinstance(values.get(key), str):
             values[key] = folder / values[key]
-    for part in [*(values.get("data") or []), *(values.get("benign") or [])]:
+    for part in [*(values.get("data") or []), *(values.get("retain") or [])]:
         if isinstance(part, dict) and isinstance(part.get("file"), str):
             part["file"] = folder / part["file"]
     return TrainRecipe.load(override(values, overrides), where=path)
@@ -130,12 +130,12 @@ def run_recipe(recipe: TrainRecipe, source: TensorSource | None = None) -> Train
             fix="drop `patch`, then: suture diff BASE ADAPTER -o PATCH --aligned BASE",
         )
     rows = [row for part in recipe.data for row in read_part(part)]
-    benign = [row for part in recipe.benign for row in read_part(part)]
-    if recipe.objective.needs_benign and not benign:
+    retain = [row for part in recipe.retain for row in read_part(part)]
+    if recipe.objective.needs_retain and not retain:
         raise SutureError(
             "E911",
-            f"objective '{recipe.objective.name}' needs harmless rows",
-            fix="give them as benign: [{file: ROWS.jsonl}], or set the weights that use them to 0",
+            f"objective '{recipe.objective.name}' needs rows to keep",
+            fix="give them as retain: [{file: ROWS.jsonl}], or set the weights that use them to 0",
         )
     source = open_model(recipe.model) if source is None else source
     lm = load(source, device=recipe.device, dtype="float32", chat_template=recipe.chat_template)
@@ -146,14 +146,14 @@ def run_recipe(recipe: TrainRecipe, source: TensorSource | None = None) -> Train
         model = attach(model, recipe.lora, seed=recipe.train.seed)
     else:
         _unfreeze(model, recipe.scope)
-    material = Material(lm, model, rows, examples, benign, recipe.train, recipe.max_length)
+    material = Material(lm, model, rows, examples, retain, recipe.train, recipe.max_length, state)
     result = train(
         model,
         examples,
         recipe.train,
         objective=recipe.objective.build(material),
         state=state,
-        identity=_identity(recipe, source, benign),
+        identity=_identity(recipe, source, retain),
         label=out.name,
     )
     info: dict[str, Any] | None = None
@@ -234,12 +234,12 @@ def _unfreeze(model: Any, scope: str) -> None:
         )
 
 
-def _identity(recipe: TrainRecipe, source: TensorSource, benign: Sequence[Pair]) -> str:
+def _identity(recipe: TrainRecipe, source: TensorSource, retain: Sequence[Pair]) -> str:
     """What decides a run besides settings and examples."""
     parts = [source.fingerprint(), str(recipe.lora)]
     if recipe.objective != NextToken() or recipe.scope != "model":
         parts += [recipe.objective.model_dump_json(), recipe.scope]
-        parts += [f"{row.prompt}\0{row.response}" for row in benign]
+        parts += [f"{row.prompt}\0{row.response}" for row in retain]
     return " ".join(parts)
 
 

@@ -12,6 +12,8 @@ from suture.lazy import torch
 from suture.training.loop import TrainConfig, hidden_states
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from suture.data import Pair
     from suture.inference import LoadedModel
     from suture.training.batches import Batch, Example
@@ -22,17 +24,20 @@ class Material:
     """What an objective may be built from, before the first step.
 
     `model`: what is trained, an adapter on top included. `rows` and `examples`: the training rows
-    and what they became (rows that are too long left out of both). `benign`: harmless rows, for
-    objectives that hold something fixed. `max_length`: tokens of an example at most.
+    and what they became (rows that are too long left out of both). `retain`: rows whose behaviour
+    is to be kept, for objectives that hold something fixed. `max_length`: tokens of an example at
+    most. `folder`: where an objective may keep what it makes once, so that a killed run finds it
+    again; None: nowhere.
     """
 
     lm: LoadedModel
     model: Any
     rows: Sequence[Pair]
     examples: Sequence[Example]
-    benign: Sequence[Pair]
+    retain: Sequence[Pair]
     train: TrainConfig
     max_length: int = 1024
+    folder: Path | None = None
 
 
 def token_nll(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
