@@ -247,7 +247,8 @@ class Workshop:
         )  # fmt: skip
         from suture.training import recipe as recipes
 
-        rows, examples = recipes._encoded(lm, self.consenting(plan.response), recipe)  # type: ignore[arg-type]
+        consenting = [(row.id, row) for row in self.consenting(plan.response)]
+        rows, examples = recipes.encoded(lm, consenting, recipe)  # type: ignore[arg-type]
         recipes._unfreeze(lm.model, "all")
         retain = read_jsonl(self.family.rows("harmless"), Pair, limit=RETAIN) if plan.retain else []
         loss = plan.objective.build(Material(lm, lm.model, rows, examples, retain, settings, 1024))
