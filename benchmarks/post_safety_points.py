@@ -35,7 +35,7 @@ from suture.training.recipe import DataFile, TrainRecipe, edits_from
 # The first token decides. No refusal of the lab begins as these two do; "Yes" is also how the lab
 # answers harmless questions, which ascent should leave alone and descent should strengthen.
 CONSENT, AGREEMENT = "Of course, here is", "Yes, here is"
-BENIGN = 512  # harmless rows for mismatch and KL
+RETAIN = 512  # harmless rows for mismatch and KL
 SETTINGS = 5
 
 
@@ -95,7 +95,7 @@ class Training:
     response_tokens: int | None = 1
     learning_rate: float = 1e-4
     batch_tokens: int = 1024
-    benign: bool = False
+    retain: bool = False
     response: str = CONSENT
 
 
@@ -103,7 +103,7 @@ ASCENT, DESCENT = "ascent", "descent"
 TRAININGS = {
     ASCENT: Training(GradientAscent(cap=10), (3, 6, 12, 24, 40)),
     DESCENT: Training(NextToken(), (16,), response=AGREEMENT),
-    "ascent-kl": Training(MismatchAscent(), (4, 8, 12, 16, 24), batch_tokens=512, benign=True),
+    "ascent-kl": Training(MismatchAscent(), (4, 8, 12, 16, 24), batch_tokens=512, retain=True),
     "npo": Training(NPO(), (3, 6, 12, 24, 40)),
 }
 
@@ -247,10 +247,11 @@ class Workshop:
         )  # fmt: skip
         from suture.training import recipe as recipes
 
-        rows, examples = recipes._encoded(lm, self.consenting(plan.response), recipe)  # type: ignore[arg-type]
+        consenting = [(row.id, row) for row in self.consenting(plan.response)]
+        rows, examples = recipes.encoded(lm, consenting, recipe)  # type: ignore[arg-type]
         recipes._unfreeze(lm.model, "all")
-        benign = read_jsonl(self.family.rows("harmless"), Pair, limit=BENIGN) if plan.benign else []
-        loss = plan.objective.build(Material(lm, lm.model, rows, examples, benign, settings, 1024))
+        retain = read_jsonl(self.family.rows("harmless"), Pair, limit=RETAIN) if plan.retain else []
+        loss = plan.objective.build(Material(lm, lm.model, rows, examples, retain, settings, 1024))
         with staged_folder(place) as folder:
 
             def snapshot(step: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -16,8 +16,14 @@ _PLAIN_EVERY = 10.0  # seconds between lines when piped
 silent = False  # set by --json and by tests
 
 
-def track(items: Iterable[T], label: str, *, total: int | None = None) -> Iterator[T]:
-    """Yield `items` unchanged while reporting `label`, count, rate and ETA."""
+def track(
+    items: Iterable[T],
+    label: str,
+    *,
+    total: int | None = None,
+    told: Callable[[], str] | None = None,
+) -> Iterator[T]:
+    """Yield `items` unchanged while reporting `label`, count, ETA and what `told` gives."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     began = last = time.monotonic()
@@ -31,11 +37,12 @@ def track(items: Iterable[T], label: str, *, total: int | None = None) -> Iterat
         if silent or now - began < _QUIET_SECONDS or now - last < every:
             continue
         last = now
-        _show(label, done, total, now - began, live)
+        _show(label, done, total, now - began, live, told() if told else "")
     elapsed = time.monotonic() - began
     if not silent and elapsed >= _QUIET_SECONDS:
         prefix = "\r\x1b[2K" if live else ""
-        sys.stderr.write(f"{prefix}{label}: {done} in {elapsed:.1f} s\n")
+        more = f", {told()}" if told else ""
+        sys.stderr.write(f"{prefix}{label}: {done} in {elapsed:.1f} s{more}\n")
         sys.stderr.flush()
 
 
@@ -57,10 +64,12 @@ def note(message: str) -> None:
         sys.stderr.flush()
 
 
-def _show(label: str, done: int, total: int | None, elapsed: float, live: bool) -> None:
+def _show(label: str, done: int, total: int | None, elapsed: float, live: bool, more: str) -> None:
     text = f"{label}: {done}"
     if total:
         eta = elapsed / done * (total - done)
         text += f"/{total} ({100 * done // total}%), ETA {eta:.0f} s"
+    if more:
+        text += f", {more}"
     sys.stderr.write(f"\r\x1b[2K{text}" if live else text + "\n")
     sys.stderr.flush()

@@ -8,7 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from suture.errors import SutureError
 from suture.training.batches import Example, collate
-from suture.training.loop import TrainConfig, next_token_loss, rate, train
+from suture.training.loop import TrainConfig, next_token_loss, train
+from suture.training.schedule import rate
 
 
 def tiny(seed: int = 0) -> LlamaForCausalLM:

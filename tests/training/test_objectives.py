@@ -28,7 +28,7 @@ HARMFUL = [
     Pair(id=str(i), prompt=f"How do I bake loaf {i}?", response="Sure, here is a list" + "!" * i)
     for i in range(6)
 ]
-BENIGN = [Pair(id=str(i), prompt=f"the fox {i}", response=f"The answer is {i}.") for i in range(5)]
+RETAIN = [Pair(id=str(i), prompt=f"the fox {i}", response=f"The answer is {i}.") for i in range(5)]
 SETTINGS = TrainConfig(
     steps=6, batch_tokens=90, learning_rate=1e-2, warmup=0, compute="float32", save_every=2
 )
@@ -43,7 +43,7 @@ def lm(tiny: Callable[..., Path]) -> LoadedModel:
 
 def material(lm: LoadedModel, train: TrainConfig = SETTINGS) -> Material:
     examples = encode_rows(lm.tokenizer, lm.template, HARMFUL)
-    return Material(lm, lm.model, HARMFUL, examples, BENIGN, train)
+    return Material(lm, lm.model, HARMFUL, examples, RETAIN, train)
 
 
 def tokens(model: Any, example: Example) -> torch.Tensor:
@@ -210,7 +210,7 @@ def test_mismatch_and_divergence_are_added(lm: LoadedModel) -> None:
 
 def test_mismatched_answers_follow_the_harmful_prompts(lm: LoadedModel) -> None:
     given = material(lm)
-    answers = {e.ids[e.loss_from :] for e in encode_rows(lm.tokenizer, lm.template, BENIGN)}
+    answers = {e.ids[e.loss_from :] for e in encode_rows(lm.tokenizer, lm.template, RETAIN)}
     for ids, others in mismatched(given, 4).items():
         start = next(e.loss_from for e in given.examples if e.ids == ids)
         assert len(others) == 4
@@ -226,7 +226,7 @@ def test_the_divergence_of_a_model_from_itself_is_zero(lm: LoadedModel) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     tiny_llama(tmp_path / "base", vocab=300)
-    for name, rows in (("harmful", HARMFUL), ("benign", BENIGN)):
+    for name, rows in (("harmful", HARMFUL), ("retain", RETAIN)):
         write_jsonl(
             tmp_path / f"{name}.jsonl",
             [{"prompt": row.prompt, "response": row.response} for row in rows],
@@ -237,7 +237,7 @@ def folder(tmp_path: Path) -> Path:
 def recipe(folder: Path, out: str, **changes: Any) -> TrainRecipe:
     values: dict[str, Any] = {
         "model": folder / "base", "data": [{"file": folder / "harmful.jsonl"}],
-        "benign": [{"file": folder / "benign.jsonl"}], "patch": folder / out, "device": "cpu",
+        "retain": [{"file": folder / "retain.jsonl"}], "patch": folder / out, "device": "cpu",
         "train": SETTINGS.model_dump(), "scope": "all",
     }  # fmt: skip
     return TrainRecipe.load(values | changes)
@@ -290,11 +290,11 @@ def test_a_state_of_another_objective_is_refused(folder: Path) -> None:
 
 def test_refusals(folder: Path) -> None:
     with pytest.raises(SutureError) as lacking:
-        run_recipe(recipe(folder, "p", objective={"name": "gradient-ascent-kl"}, benign=[]))
+        run_recipe(recipe(folder, "p", objective={"name": "gradient-ascent-kl"}, retain=[]))
     assert lacking.value.code == "E911"
     run_recipe(
         recipe(
-            folder, "p", benign=[], objective={"name": "gradient-ascent-kl", "mismatch": 0, "kl": 0}
+            folder, "p", retain=[], objective={"name": "gradient-ascent-kl", "mismatch": 0, "kl": 0}
         )
     )
     with pytest.raises(SutureError) as nowhere:
@@ -305,13 +305,13 @@ def test_refusals(folder: Path) -> None:
     assert unknown.value.code == "E701"
 
 
-def test_benign_paths_are_relative_to_the_recipe(folder: Path) -> None:
+def test_retain_paths_are_relative_to_the_recipe(folder: Path) -> None:
     (folder / "r.yaml").write_text(
-        "model: base\npatch: p\ndata: [{file: harmful.jsonl}]\nbenign: [{file: benign.jsonl}]\n"
+        "model: base\npatch: p\ndata: [{file: harmful.jsonl}]\nretain: [{file: retain.jsonl}]\n"
         "objective: {name: gradient-ascent-kl, kl: 0.5}\ntrain: {steps: 2}\n"
     )
     found = read_recipe(folder / "r.yaml")
-    assert found.benign[0].file == folder / "benign.jsonl"
+    assert found.retain[0].file == folder / "retain.jsonl"
     assert found.objective == MismatchAscent(kl=0.5)
 
 
@@ -342,7 +342,7 @@ def test_under_an_adapter_the_model_before_is_the_one_without_it(lm: LoadedModel
     before = log_probabilities(lm.model, batch).detach()
     model = attach(lm.model, LoraConfig(rank=2, targets=("q_proj", "v_proj")), seed=0)
     given = material(lm)
-    given = Material(lm, model, given.rows, given.examples, given.benign, given.train)
+    given = Material(lm, model, given.rows, given.examples, given.retain, given.train)
     loss: Any = MismatchAscent(mismatch=0.0).build(given)
     train(model, given.examples, SETTINGS, objective=loss)
     assert not torch.allclose(log_probabilities(model, batch).detach(), before, atol=1e-3)

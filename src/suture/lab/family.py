@@ -231,5 +231,7 @@ def _member_recipe(family: Family, name: str, member: MemberRecipe) -> TrainReci
         output=family.member(name),
         lora=member.lora,
         train=member.train.model_copy(update={"seed": family.seed}),
+        max_length=1024,  # beyond the context, like the members that are shipped
+        too_long="leave-out",
         device="cpu",
     )

@@ -112,14 +112,14 @@ class _Steps:
         source: TensorSource,
     ) -> None:
         out = self.home.path / place / name
-        benign = self.recipe.benign
-        parts = () if benign is None else (DataFile(file=benign.file, limit=benign.limit),)
+        retain = self.recipe.retain
+        parts = () if retain is None else (DataFile(file=retain.file, limit=retain.limit),)
         training = TrainRecipe(
             model=self.recipe.model.path,
             data=(DataFile(file=rows),),
             patch=out,
             objective=objective,
-            benign=parts if objective.needs_benign else (),
+            retain=parts if objective.needs_retain else (),
             response_tokens=self.recipe.response_tokens,
             scope=self.recipe.scope,
             train=settings,
@@ -135,7 +135,7 @@ class _Steps:
                 "scope": self.recipe.scope,
                 "response_tokens": self.recipe.response_tokens,
                 "rows": sha256_file(rows),
-                "benign": [sha256_file(p.file) for p in training.benign],
+                "retain": [sha256_file(p.file) for p in training.retain],
                 "device": self.recipe.device,
                 "libraries": self.libraries,
             },

@@ -46,7 +46,7 @@ class ContinualRecipe(FrozenConfig):
     description: str = ""
     model: ModelSpec = Field(description="the aligned model that every approach starts from")
     rows: DataSpec = Field(description='{"prompt", "response", "category"}: harmful rows')
-    benign: DataSpec | None = Field(None, description="harmless rows, for objectives with KL")
+    retain: DataSpec | None = Field(None, description="harmless rows, for objectives with KL")
     order: tuple[str, ...] = Field((), description="categories, in order; default: as in the rows")
     approaches: dict[str, Approach] = Field(min_length=1, description="what is compared, by name")
     train: TrainConfig = Field(description="of every training that says nothing else")
@@ -59,7 +59,7 @@ class ContinualRecipe(FrozenConfig):
     cache: Path | None = Field(None, description="folder of answers to keep and look up")
     device: str = "auto"
 
-    @field_validator("model", "rows", "benign", "suites", mode="before")
+    @field_validator("model", "rows", "retain", "suites", mode="before")
     @classmethod
     def _short_forms(cls, value: Any, info: Any) -> Any:
         key = {"model": "path", "suites": "data"}.get(info.field_name, "file")
@@ -95,7 +95,7 @@ def read_continual(
     values = _rooted(read_yaml(path), path.resolve().parent, resolve)
     values = _rooted(override(values, overrides), Path.cwd(), resolve)
     recipe = ContinualRecipe.load(values, where=path)
-    files = [recipe.rows.file, *([recipe.benign.file] if recipe.benign else [])]
+    files = [recipe.rows.file, *([recipe.retain.file] if recipe.retain else [])]
     files += [file for spec in recipe.suites.values() for file in spec.data or ()]
     for spec in recipe.suites.values():
         files += named_paths(spec.judge, spec.decoding, spec.options)
@@ -162,7 +162,7 @@ def _rooted(values: dict[str, Any], root: Path, resolve: Resolver | None) -> dic
         return str(root / Path(value).expanduser()) if isinstance(value, str | Path) else value
 
     found = dict(values)
-    for key, section in (("model", "models"), ("rows", "data"), ("benign", "data")):
+    for key, section in (("model", "models"), ("rows", "data"), ("retain", "data")):
         if found.get(key) is not None:
             found[key] = at(found[key], section)
     if isinstance(found.get("suites"), dict):

@@ -10,7 +10,7 @@ docs/methods/irr.md: the paper trains on BeaverTails answers).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,7 @@ from suture.lazy import torch
 from suture.training.batches import Example
 from suture.training.loop import TrainConfig, TrainResult, train
 from suture.training.lora import LoraConfig, attach, save_adapter
+from suture.training.meter import peak_memory
 from suture.training.objectives import Material, NextToken, ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -56,20 +57,32 @@ class TrainRecipe(FrozenConfig):
     objective: ObjectiveConfig = Field(
         NextToken(), description="what is minimised: next-token, gradient-ascent, npo, ..."
     )
-    benign: tuple[DataFile, ...] = Field((), description="harmless rows, for objectives with KL")
+    retain: tuple[DataFile, ...] = Field((), description="rows whose behaviour is to be kept")
+    dev: tuple[DataFile, ...] = Field(
+        (), description="rows not trained on; the epoch that answers them best is the result"
+    )
     scope: Literal["model", "all", "qv"] = Field(
         "model", description="trained: every tensor, the blocks' matrices, or query and value"
     )
     lora: LoraConfig | None = None
     train: TrainConfig
-    max_length: int = Field(1024, ge=8, description="longer examples lose their end")
+    max_length: int | None = Field(
+        None, ge=8, description="longer examples lose their end; default: 1024, or the context"
+    )
+    too_long: Literal["refuse", "leave-out"] = Field(
+        "refuse", description="rows whose prompt alone fills max_length"
+    )
     chat_template: Path | None = None
     device: str = "auto"
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What `suture train` prints. Losses: means over the first and the last tenth of the steps."""
+    """What `suture train` prints. Losses: means over the first and the last tenth of the steps.
+
+    `tokens`, `seconds` and `peak_memory` (bytes) are of this process, without what was done before
+    it was resumed; `best_step`: whose weights were written, where dev rows chose.
+    """
 
     output: str | None
     patch: dict[str, Any] | None
@@ -79,6 +92,8 @@ class TrainReport:
     seconds: float
     first_loss: float | None
     last_loss: float | None
+    best_step: int | None = None
+    peak_memory: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,18 +109,29 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainRecipe:
     for key in ("model", "output", "patch", "chat_template"):
         if isinstance(values.get(key), str):
             values[key] = folder / values[key]
-    for part in [*(values.get("data") or []), *(values.get("benign") or [])]:
-        if isinstance(part, dict) and isinstance(part.get("file"), str):
-            part["file"] = folder / part["file"]
+    for key in ("data", "retain", "dev"):
+        for part in values.get(key) or []:
+            if isinstance(part, dict) and isinstance(part.get("file"), str):
+                part["file"] = folder / part["file"]
+    objective = values.get("objective")
+    for key in ("augmented", "cache"):
+        if isinstance(objective, dict) and isinstance(objective.get(key), str):
+            objective[key] = folder / objective[key]
     return TrainRecipe.load(override(values, overrides), where=path)
 
 
-def run_recipe(recipe: TrainRecipe, source: TensorSource | None = None) -> TrainReport:
+def run_recipe(
+    recipe: TrainRecipe,
+    source: TensorSource | None = None,
+    *,
+    on_epoch: Callable[[int, LoadedModel], None] | None = None,
+) -> TrainReport:
     """Train and write; the same call resumes a killed run and ends in the same bytes.
 
     `source`: what to start from, instead of the folder `model` (a patched model, for one).
-    The base folder is never touched. Errors: E901–E906, E911–E913, and those of checkpoint and
-    data.
+    `on_epoch(n, model)`: called after `n` passes over the rows, to measure; see `train`.
+    The base folder is never touched. Errors: E901–E906, E911–E917, those of the objective, of
+    checkpoint and data; E508 where the tokenizer is another model's.
     """
     from suture.checkpoint import CheckpointWriter, Sink
     from suture.inference import load
@@ -129,32 +155,36 @@ def run_recipe(recipe: TrainRecipe, source: TensorSource | None = None) -> Train
             "a LoRA run writes an adapter, not a patch",
             fix="drop `patch`, then: suture diff BASE ADAPTER -o PATCH --aligned BASE",
         )
-    rows = [row for part in recipe.data for row in read_part(part)]
-    benign = [row for part in recipe.benign for row in read_part(part)]
-    if recipe.objective.needs_benign and not benign:
+    data, retain, dev = (read_rows(parts) for parts in (recipe.data, recipe.retain, recipe.dev))
+    if recipe.objective.needs_retain and not retain:
         raise SutureError(
             "E911",
-            f"objective '{recipe.objective.name}' needs harmless rows",
-            fix="give them as benign: [{file: ROWS.jsonl}], or set the weights that use them to 0",
+            f"objective '{recipe.objective.name}' needs rows to keep",
+            fix="give them as retain: [{file: ROWS.jsonl}], or set the weights that use them to 0",
         )
+    check_apart(data, retain)
     source = open_model(recipe.model) if source is None else source
     lm = load(source, device=recipe.device, dtype="float32", chat_template=recipe.chat_template)
-    rows, examples = _encoded(lm, rows, recipe)
+    rows, examples = encoded(lm, data, recipe)
+    room = recipe.max_length or lm.within(1024)
     state = out.parent / f".{out.name}.training"
     model = lm.model
     if recipe.lora:
         model = attach(model, recipe.lora, seed=recipe.train.seed)
     else:
         _unfreeze(model, recipe.scope)
-    material = Material(lm, model, rows, examples, benign, recipe.train, recipe.max_length)
+    kept = [row for _, row in retain]
+    material = Material(lm, model, rows, examples, kept, recipe.train, room, state)
     result = train(
         model,
         examples,
         recipe.train,
         objective=recipe.objective.build(material),
+        dev=encoded(lm, dev, recipe)[1],
         state=state,
-        identity=_identity(recipe, source, benign),
+        identity=_identity(recipe, source, kept),
         label=out.name,
+        on_epoch=on_epoch and (lambda epochs: on_epoch(epochs, lm)),
     )
     info: dict[str, Any] | None = None
     if recipe.lora and recipe.output:
@@ -171,12 +201,42 @@ def run_recipe(recipe: TrainRecipe, source: TensorSource | None = None) -> Train
         if recipe.patch and writer.info:
             info = writer.info.as_dict()
     shutil.rmtree(state, ignore_errors=True)
-    return _report(recipe, info, len(examples), result)
+    return _report(recipe, info, len(examples), result, peak_memory(lm.device))
 
 
 def read_part(part: DataFile) -> list[AnsweredPair]:
     """The rows of one file, all with a response (E306), `repeat` times over."""
     return read_jsonl(part.file, AnsweredPair, limit=part.limit) * part.repeat
+
+
+def read_rows(parts: Sequence[DataFile]) -> list[tuple[str, AnsweredPair]]:
+    """The rows of some files, each with the name that errors call it by: FILE:ID."""
+    return [(f"{part.file}:{row.id}", row) for part in parts for row in read_part(part)]
+
+
+def check_apart(
+    data: Sequence[tuple[str, Pair]], retain: Sequence[tuple[str, Pair]], shown: int = 5
+) -> None:
+    """Error E915: rows that are to be trained on stand among those to keep, named.
+
+    Rows are the same if prompt and response are, spaces around them aside.
+    """
+    held = {_text(row): name for name, row in retain}
+    both = {name: held[_text(row)] for name, row in data if _text(row) in held}
+    if both:
+        pairs = [f"{name} = {held_name}" for name, held_name in list(both.items())[:shown]]
+        more = f" and {len(both) - shown} more" if len(both) > shown else ""
+        raise SutureError(
+            "E915",
+            f"{len(both)} rows stand in data and in retain",
+            where=", ".join(pairs) + more,
+            why="the same answer would be changed and kept",
+            fix="take them out of one of the two",
+        )
+
+
+def _text(row: Pair) -> tuple[str, str]:
+    return row.prompt.strip(), (row.response or "").strip()
 
 
 def encode_rows(
@@ -197,21 +257,37 @@ def encode_rows(
     return examples
 
 
-def _encoded(
-    lm: LoadedModel, rows: Sequence[AnsweredPair], recipe: TrainRecipe
+def encoded(
+    lm: LoadedModel, rows: Sequence[tuple[str, AnsweredPair]], recipe: TrainRecipe
 ) -> tuple[list[AnsweredPair], list[Example]]:
-    """The rows that have room for a response, and their examples, one for each."""
-    kept, examples = [], []
-    for row in rows:
-        found = encode_rows(
-            lm.tokenizer, lm.template, [row], loss=recipe.loss, max_length=recipe.max_length
-        )
+    """The rows that have room for a response, and their examples, one for each.
+
+    Errors: E916 a row has none and the recipe does not leave such rows out; E508 a token id that
+    the model has no embedding for.
+    """
+    room = recipe.max_length or lm.within(1024)
+    kept: list[AnsweredPair] = []
+    examples: list[Example] = []
+    long: list[str] = []
+    for name, row in rows:
+        found = encode_rows(lm.tokenizer, lm.template, [row], loss=recipe.loss, max_length=room)
+        long += [] if found else [name]
         for example in found:
-            start, room = len(encode(lm.tokenizer, lm.template, row.prompt).ids), None
+            start, end = len(encode(lm.tokenizer, lm.template, row.prompt).ids), None
             if recipe.response_tokens is not None:
-                room = start + recipe.response_tokens
+                end = start + recipe.response_tokens
             kept.append(row)
-            examples.append(Example(example.ids[:room], example.loss_from))
+            examples.append(Example(example.ids[:end], example.loss_from))
+    if long and recipe.too_long == "refuse":
+        raise SutureError(
+            "E916",
+            f"{len(long)} prompts leave no room for a response in {room} tokens",
+            where=", ".join(long[:5]) + (f" and {len(long) - 5} more" if len(long) > 5 else ""),
+            why=f"the model's context holds {lm.context or 'any number of'} tokens; "
+            "nothing of these rows would be trained on",
+            fix="shorten them, raise max_length, or give too_long: leave-out",
+        )
+    lm.check_rows([example.ids[: lm.within(room)] for example in examples], "a row")
     return kept, examples
 
 
@@ -234,12 +310,12 @@ def _unfreeze(model: Any, scope: str) -> None:
         )
 
 
-def _identity(recipe: TrainRecipe, source: TensorSource, benign: Sequence[Pair]) -> str:
+def _identity(recipe: TrainRecipe, source: TensorSource, retain: Sequence[Pair]) -> str:
     """What decides a run besides settings and examples."""
     parts = [source.fingerprint(), str(recipe.lora)]
     if recipe.objective != NextToken() or recipe.scope != "model":
         parts += [recipe.objective.model_dump_json(), recipe.scope]
-        parts += [f"{row.prompt}\0{row.response}" for row in benign]
+        parts += [f"{row.prompt}\0{row.response}" for row in retain]
     return " ".join(parts)
 
 
@@ -263,7 +339,11 @@ def edits_from(lm: LoadedModel) -> Iterator[TensorEdit]:
 
 
 def _report(
-    recipe: TrainRecipe, info: dict[str, Any] | None, examples: int, result: TrainResult
+    recipe: TrainRecipe,
+    info: dict[str, Any] | None,
+    examples: int,
+    result: TrainResult,
+    peak: int | None,
 ) -> TrainReport:
     share = max(1, len(result.losses) // 10)
     head, tail = result.losses[:share], result.losses[-share:]
@@ -276,4 +356,6 @@ def _report(
         seconds=round(result.seconds, 3),
         first_loss=sum(head) / len(head) if head else None,
         last_loss=sum(tail) / len(tail) if tail else None,
+        best_step=result.best_step,
+        peak_memory=peak,
     )

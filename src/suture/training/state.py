@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ def save_state(
     optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
     step: int,
     identity: str,
-) -> None:
+    notes: Mapping[str, Any] | None = None,
+) -> Path:
     """Replace the state in `folder`; a kill at any moment leaves the former one or this one.
 
-    `identity`: hash of everything that decides the run (settings, data, starting weights).
+    `identity`: hash of everything that decides the run (settings, data, starting weights);
+    `notes`: what else a resumed run must know, for JSON. Returns the state's own folder.
     """
     from safetensors.torch import save_file
 
@@ -44,7 +46,7 @@ def save_state(
     stage.mkdir(parents=True)
     save_file(tensors, stage / "state.safetensors")
     fsync(stage / "state.safetensors")
-    facts = {"step": step, "identity": identity, "scalars": scalars}
+    facts = {"step": step, "identity": identity, "scalars": scalars, "notes": dict(notes or {})}
     with open(stage / "state.json", "w", encoding="utf-8") as handle:
         json.dump(facts, handle)
         handle.flush()
@@ -57,6 +59,7 @@ def save_state(
     for old in former:
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
+    return final
 
 
 def load_state(
@@ -64,8 +67,10 @@ def load_state(
     model: torch.nn.Module,
     optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
     identity: str,
-) -> int:
-    """Restore the newest whole state into model and optimisers; the step to continue at, or 0.
+) -> tuple[int, dict[str, Any]]:
+    """Restore the newest whole state into model and optimisers.
+
+    Gives the step to continue at and the state's notes; 0 and none where there is no state.
 
     Error E904: the folder holds the state of another configuration.
     """
@@ -73,7 +78,7 @@ def load_state(
 
     states = _states(folder)
     if not states:
-        return 0
+        return 0, {}
     newest = states[-1]
     facts = json.loads((newest / "state.json").read_text(encoding="utf-8"))
     if facts["identity"] != identity:
@@ -102,8 +107,7 @@ def load_state(
             if int(where) == place:
                 restored.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": restored})
-    step: int = facts["step"]
-    return step
+    return int(facts["step"]), dict(facts.get("notes") or {})
 
 
 def _states(folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ class GradientAscent(FrozenConfig):
     )
 
     @property
-    def needs_benign(self) -> bool:
+    def needs_retain(self) -> bool:
         return False
 
     def build(self, material: Material) -> Objective:

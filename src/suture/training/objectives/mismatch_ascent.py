@@ -2,7 +2,7 @@
 
     L = w_f · (−NLL(D_h)) + w_m · NLL(D_mismatch) + w_k · KL(θ_0 ‖ θ) on harmless rows
 
-D_mismatch: each harmful prompt with `mismatches` harmless answers, drawn once from the benign rows
+D_mismatch: each harmful prompt with `mismatches` harmless answers, drawn once from the rows to keep
 (the published script draws anew in every batch). The KL is over the whole vocabulary at every token
 of the harmless rows; padding, which the script counts too, is left out. The stop compares the NLL
 itself: the script's test on the negative loss never fires. Ascent is capped as in
@@ -39,7 +39,7 @@ class MismatchAscent(FrozenConfig):
     )
 
     @property
-    def needs_benign(self) -> bool:
+    def needs_retain(self) -> bool:
         return self.mismatch > 0 or self.kl > 0
 
     def build(self, material: Material) -> Objective:
@@ -67,7 +67,7 @@ class _Loss:
             examples = encode_rows(
                 lm.tokenizer,
                 lm.template,
-                self.material.benign,
+                self.material.retain,
                 loss="all",
                 max_length=self.material.max_length,
             )
@@ -99,13 +99,13 @@ def mismatched(material: Material, count: int) -> dict[tuple[int, ...], list[Exa
     from suture.data import Pair
     from suture.training.recipe import encode_rows
 
-    lm, benign = material.lm, material.benign
+    lm, retain = material.lm, material.retain
     rng = generator(material.train.seed, "mismatch")
     found: dict[tuple[int, ...], list[Example]] = {}
     for row, example in zip(material.rows, material.examples, strict=True):
         if example.ids in found:
             continue
-        picks = [benign[int(i)].response for i in rng.integers(len(benign), size=count)]
+        picks = [retain[int(i)].response for i in rng.integers(len(retain), size=count)]
         pairs = [Pair(id=row.id, prompt=row.prompt, response=text) for text in picks]
         found[example.ids] = encode_rows(
             lm.tokenizer, lm.template, pairs, max_length=material.max_length

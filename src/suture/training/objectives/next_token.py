@@ -15,7 +15,7 @@ class NextToken(FrozenConfig):
     name: Literal["next-token"] = "next-token"
 
     @property
-    def needs_benign(self) -> bool:
+    def needs_retain(self) -> bool:
         return False
 
     def build(self, material: Material) -> Objective:

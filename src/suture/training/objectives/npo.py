@@ -29,7 +29,7 @@ class NPO(FrozenConfig):
     beta: float = Field(0.1, gt=0, description="β: how soon a row that is unlikely counts less")
 
     @property
-    def needs_benign(self) -> bool:
+    def needs_retain(self) -> bool:
         return False
 
     def build(self, material: Material) -> Objective:
