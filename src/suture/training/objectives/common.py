@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from suture.errors import SutureError
 from suture.lazy import torch
+from suture.rng import generator
+from suture.training.batches import Batch, collate, epoch_plan
 from suture.training.loop import TrainConfig, hidden_states
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
     from suture.data import Pair
     from suture.inference import LoadedModel
-    from suture.training.batches import Batch, Example
+    from suture.training.batches import Example
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,34 @@ def token_nll(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return nll, counts.nonzero()[:, 0]
 
 
+def answer_logits(model: Any, batch: Batch) -> torch.Tensor:
+    """Logits over the vocabulary where a labelled token is predicted: (tokens, V), float32.
+
+    The head is computed in float32 whatever the rest runs in: losses that compare two models'
+    logits would multiply the rounding of bfloat16 (0.125 at a logit of 16).
+    """
+    counts = batch.labels[:, 1:] != -100
+    hidden = hidden_states(model, batch)[:, :-1][counts]
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits: torch.Tensor = model.get_output_embeddings()(hidden.float())
+    return logits
+
+
+def answer_tokens(batch: Batch) -> torch.Tensor:
+    """The labelled tokens that `answer_logits` predicts, in its order: (tokens,) int64."""
+    targets = batch.labels[:, 1:]
+    return targets[targets != -100]
+
+
 def sequence_nll(model: Any, batch: Batch) -> torch.Tensor:
     """−log p(response | prompt) of every row, summed over its labelled tokens: (rows,)."""
     nll, row = token_nll(model, batch)
     return nll.new_zeros(len(batch.ids)).index_add(0, row, nll)
+
+
+def divergence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """KL(before ‖ after) of log-probabilities (tokens, vocabulary), mean over tokens, in nats."""
+    return (before.exp() * (before - after)).sum(-1).mean()
 
 
 def row_ids(batch: Batch) -> list[tuple[int, ...]]:
@@ -84,6 +111,62 @@ class Frozen:
             else:
                 with self._adapted.disable_adapter():
                     yield self._adapted
+
+
+def on(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`."""
+    return Batch(batch.ids.to(device), batch.attend.to(device), batch.labels.to(device))
+
+
+def per_row(batch: Batch) -> float:
+    """The weight of a micro-batch whose loss is a mean over its rows."""
+    return float(len(batch.ids))
+
+
+def reference_nll(
+    model: Any, examples: Sequence[Example], config: TrainConfig
+) -> dict[tuple[int, ...], float]:
+    """−log p(response | prompt) of every example under `model` as it is now, by the row's ids."""
+    plan = epoch_plan(
+        [len(e.ids) for e in examples], batch_tokens=config.batch_tokens, seed=0, epoch=0
+    )
+    found: dict[tuple[int, ...], float] = {}
+    with torch.no_grad(), computing(model, config) as device:
+        for rows in plan:
+            batch = on(collate([examples[row] for row in rows]), device)
+            found.update(zip(row_ids(batch), sequence_nll(model, batch).tolist(), strict=True))
+    return found
+
+
+def answered_with(
+    material: Material, answers: Sequence[str], count: int, stream: str
+) -> dict[tuple[int, ...], list[Example]]:
+    """Ids of every training example → its prompt with `count` of the `answers`.
+
+    They are drawn once, uniformly, by the training's seed and the name `stream`, so a row meets
+    the same answers in every epoch. Error E930: a row without a prompt.
+    """
+    from suture.data import Pair
+    from suture.training.recipe import encode_rows
+
+    lm, rng = material.lm, generator(material.train.seed, stream)
+    found: dict[tuple[int, ...], list[Example]] = {}
+    for row, example in zip(material.rows, material.examples, strict=True):
+        if example.ids in found:
+            continue
+        if not row.prompt:
+            raise SutureError(
+                "E930",
+                "plain text has no question that could be answered otherwise",
+                where=f"row '{row.id}'",
+                fix="give questions and answers, or an objective without other answers (rkld, npo)",
+            )
+        texts = [answers[int(i)] for i in rng.integers(len(answers), size=count)]
+        pairs = [Pair(id=row.id, prompt=row.prompt, response=text) for text in texts]
+        found[example.ids] = encode_rows(
+            lm.tokenizer, lm.template, pairs, max_length=material.max_length
+        )
+    return found
 
 
 @contextmanager
