@@ -19,13 +19,14 @@ from pydantic import Field
 
 from suture.checkpoint import TensorEdit
 from suture.config import FrozenConfig, override, read_yaml
-from suture.data import AnsweredPair, ChatTemplate, Pair, encode, read_jsonl
+from suture.data import AnsweredPair, ChatTemplate, Pair, Passage, encode, read_rows
 from suture.errors import SutureError
 from suture.lazy import torch
 from suture.training.batches import Example
 from suture.training.loop import TrainConfig, TrainResult, train
 from suture.training.lora import LoraConfig, attach, save_adapter
 from suture.training.objectives import Material, NextToken, ObjectiveConfig
+from suture.training.texts import pieces
 
 if TYPE_CHECKING:
     from suture.checkpoint import TensorSource
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class DataFile(FrozenConfig):
-    """JSONL rows {"prompt", "response"}."""
+    """JSONL rows {"prompt", "response"}, {"question", "answer"} or {"text"}, or a text file."""
 
     file: Path
     repeat: int = Field(1, ge=1, description="times each row enters the training set")
@@ -176,7 +177,7 @@ def run_recipe(recipe: TrainRecipe, source: TensorSource | None = None) -> Train
 
 def read_part(part: DataFile) -> list[AnsweredPair]:
     """The rows of one file, all with a response (E306), `repeat` times over."""
-    return read_jsonl(part.file, AnsweredPair, limit=part.limit) * part.repeat
+    return read_rows(part.file, limit=part.limit) * part.repeat
 
 
 def encode_rows(
@@ -187,9 +188,15 @@ def encode_rows(
     loss: Literal["response", "all"] = "response",
     max_length: int = 1024,
 ) -> list[Example]:
-    """Chat-formatted examples; rows whose prompt alone fills `max_length` are left out."""
+    """Chat-formatted examples; rows whose prompt alone fills `max_length` are left out.
+
+    A plain text becomes as many examples as it takes, in all of which everything counts.
+    """
     examples = []
     for row in rows:
+        if isinstance(row, Passage):
+            examples += pieces(tokenizer, str(row.response), max_length)
+            continue
         coded = encode(tokenizer, template, row.prompt, row.response)
         if coded.prompt_length < max_length:
             start = coded.prompt_length if loss == "response" else 0
@@ -207,8 +214,10 @@ def _encoded(
             lm.tokenizer, lm.template, [row], loss=recipe.loss, max_length=recipe.max_length
         )
         for example in found:
-            start, room = len(encode(lm.tokenizer, lm.template, row.prompt).ids), None
+            room = None
             if recipe.response_tokens is not None:
+                plain = isinstance(row, Passage)
+                start = 0 if plain else len(encode(lm.tokenizer, lm.template, row.prompt).ids)
                 room = start + recipe.response_tokens
             kept.append(row)
             examples.append(Example(example.ids[:room], example.loss_from))

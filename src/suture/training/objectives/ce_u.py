@@ -27,7 +27,7 @@ class CEU(RetainOptions):
     skip: int = Field(1, ge=0, description="answer tokens at the beginning that do not count")
 
     def build(self, material: Material) -> Objective:
-        """The loss of a batch. A batch in which nothing counts has loss 0 and the weight of a token."""
+        """The loss of a batch; one in which nothing counts is a token of loss 0."""
 
         def loss(model: Any, batch: Batch) -> torch.Tensor:
             counted = self.counted(batch)

@@ -54,6 +54,6 @@ class DPO(RefusalOptions):
         )
 
     def of(self, wanted: torch.Tensor, unwanted: torch.Tensor) -> torch.Tensor:
-        """The loss of rows whose refusal gained `wanted` nats and whose answer gained `unwanted`."""
+        """The loss of rows whose refusals gained `wanted` nats and whose answers `unwanted`."""
         log_sigmoid = torch.nn.functional.logsigmoid(self.beta * (wanted - unwanted))
         return -(2.0 / self.beta) * log_sigmoid.mean()

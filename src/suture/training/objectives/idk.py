@@ -2,8 +2,8 @@
 
     L = CE(D_idk) + λ · L_retain(D_r)
 
-D_idk: the questions of the rows to forget, each with a refusal. The answers to forget are not looked
-at, so this hides knowledge rather than removing it: their likelihood hardly falls.
+D_idk: the questions of the rows to forget, each with a refusal. The answers to forget are not
+looked at, so this hides knowledge rather than removing it: their likelihood hardly falls.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 CE is the mean of −log p over answer tokens; the KL is forward, over the whole vocabulary, on the
 answer tokens of retain rows, p_ref the model before training. Source: TOFU (Maini et al., arXiv
-2401.06121, "KL minimization") and OpenUnlearning's GradDiff with `retain_loss_type=KL`, which counts
-prompts and padding too. As published nothing bounds the ascent; `cap` does, as in
+2401.06121, "KL minimization") and OpenUnlearning's GradDiff with `retain_loss_type=KL`, which
+counts prompts and padding too. As published nothing bounds the ascent; `cap` does, as in
 `gradient_ascent.py` (inferred).
 """
 

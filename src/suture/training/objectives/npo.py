@@ -2,11 +2,11 @@
 
     L = −(2/β) E log σ(−β log(p_θ(y|x) / p_ref(y|x))) + λ · L_retain(D_r)
 
-log p is summed over the response tokens; p_ref is the model before training. Its log-probabilities of the training rows are one number per
-row, computed once before the first step, so that no second model stays in memory. As β → 0 the
-gradient becomes that of ascent (`gradient-ascent` with `reduction: sum`); a row that has become
-unlikely weighs less and less, which is why NPO needs no cap. NPO+RT and NPO+KL of the paper's TOFU
-runs add a retain term with weight 1.
+log p is summed over the response tokens; p_ref is the model before training. Its log-probabilities
+of the training rows are one number per row, computed once before the first step, so that no second
+model stays in memory. As β → 0 the gradient becomes that of ascent (`gradient-ascent` with
+`reduction: sum`); a row that has become unlikely weighs less and less, which is why NPO needs no
+cap. NPO+RT and NPO+KL of the paper's TOFU runs add a retain term with weight 1.
 """
 
 from __future__ import annotations

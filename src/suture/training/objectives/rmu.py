@@ -2,12 +2,12 @@
 
     L = γ · MSE(h_L(D_f), c · u) + α · MSE(h_L(D_r), h_L,ref(D_r))
 
-h_L is what block L gives, at positions that hold an answer token (as in OpenUnlearning; the authors'
-script takes every position); u a random vector of length 1 with no negative entry, drawn once by
-the seed; ref the model before training. The MSE is a mean over tokens and entries. Layer 7 is that
-of the authors' 7B runs; c and α depend on the model: look at the length of its hidden states. The
-authors train the down projections of blocks L − 2 to L; here the recipe's `scope` says what is
-trained, and what comes after block L gets no gradient.
+h_L is what block L gives, at positions that hold an answer token (as in OpenUnlearning; the script
+of the authors takes every position); u a random vector of length 1 with no negative entry, drawn
+once by the seed; ref the model before training. The MSE is a mean over tokens and entries. Layer 7
+is that of the authors' 7B runs; c and α depend on the model: look at the length of its hidden
+states. The authors train the down projections of blocks L − 2 to L; here the recipe's `scope` says
+what is trained, and what comes after block L gets no gradient.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def find_block(model: Any, layer: int) -> torch.nn.Module:
 
 
 def block_states(model: Any, batch: Batch, layer: int) -> torch.Tensor:
-    """What block `layer` gives at positions that hold an answer token: (tokens, hidden), float32."""
+    """What block `layer` gives at positions of answer tokens: (tokens, hidden), float32."""
     seen: list[Any] = []
     handle = find_block(model, layer).register_forward_hook(lambda *call: seen.append(call[2]))
     try:

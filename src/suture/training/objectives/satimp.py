@@ -43,5 +43,5 @@ class SatImp(RetainOptions):
 
     def of(self, nll: torch.Tensor) -> torch.Tensor:
         """The loss, γ apart, of tokens with −log p `nll`."""
-        p = (-nll.detach()).exp()
+        p = (-nll.detach()).exp().clamp(max=1)  # rounding may put it just above
         return -(p**self.beta1 * (1 - p) ** self.beta2 * nll).mean()

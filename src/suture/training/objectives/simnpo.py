@@ -1,4 +1,4 @@
-"""SimNPO: NPO by the length-normalised likelihood, without a reference (Fan et al., arXiv 2410.07163).
+"""SimNPO: NPO by the likelihood per token, without a reference (Fan et al., arXiv 2410.07163).
 
     L = −γ (2/β) E log σ(−(β/|y|) s − β δ) + λ · L_retain(D_r),    s = Σ_i log p_θ(y_i | x, y_<i)
 

@@ -43,7 +43,7 @@ class UNDIAL(RetainOptions):
     def of(
         self, logits: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """The loss of positions with student and reference logits (tokens, V), true tokens (tokens,)."""
+        """The loss of student and reference logits, (tokens, V) each, and true tokens (tokens,)."""
         at = labels.unsqueeze(1)
         lowered = reference.scatter(1, at, reference.gather(1, at) - self.beta)
         return torch.nn.functional.cross_entropy(logits, lowered.softmax(-1))
