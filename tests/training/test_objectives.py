@@ -21,7 +21,8 @@ from suture.patch import PatchedCheckpoint, open_model
 from suture.training.batches import Batch, Example, collate
 from suture.training.loop import EnoughTraining, TrainConfig, train
 from suture.training.objectives import NPO, GradientAscent, Material, MismatchAscent, NextToken
-from suture.training.objectives.mismatch_ascent import divergence, log_probabilities, mismatched
+from suture.training.objectives.common import divergence
+from suture.training.objectives.mismatch_ascent import log_probabilities, mismatched
 from suture.training.recipe import TrainRecipe, encode_rows, read_recipe, run_recipe
 
 HARMFUL = [

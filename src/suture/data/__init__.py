@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from suture.data.chat import ChatTemplate, Encoded, encode
+from suture.data.chat import ChatTemplate, Encoded, beginning, encode
 from suture.data.reader import read_jsonl, sha256_file
-from suture.data.records import AnsweredPair, Choice, Pair, Prompt
+from suture.data.records import AnsweredPair, Choice, Pair, Passage, Prompt
+from suture.data.rows import read_rows
 
 __all__ = [
     "AnsweredPair",
@@ -12,8 +13,11 @@ __all__ = [
     "Choice",
     "Encoded",
     "Pair",
+    "Passage",
     "Prompt",
+    "beginning",
     "encode",
     "read_jsonl",
+    "read_rows",
     "sha256_file",
 ]

@@ -162,6 +162,13 @@ def encode(
     return Encoded(ids, length)
 
 
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token that begins a plain text, if this tokenizer puts one there."""
+    first = tokenizer.bos_token_id
+    begins = list(tokenizer("a")["input_ids"])[:1]
+    return [first] if isinstance(first, int) and begins == [first] else []
+
+
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 

@@ -60,6 +60,34 @@ def read_jsonl(path: str | Path, record: type[R], *, limit: int | None = None) -
     return rows
 
 
+def first_row(path: str | Path) -> dict[str, Any]:
+    """The first row's columns, whatever they are; errors as in `read_jsonl`."""
+    path = Path(path)
+    for number, line, whole in _lines(path):
+        return _parse(path, number, line, whole)
+    _refuse("E302", "the file has no rows", (path, 1, 1), fix="write one JSON object per line")
+
+
+def read_text(path: str | Path) -> str:
+    """A whole text file, line ends as LF. Errors: E301, E303, E302 where it is blank."""
+    path = Path(path)
+    with _open(path) as file:
+        raw = file.read().removeprefix(codecs.BOM_UTF8)
+    try:
+        text = str(raw.decode("utf-8")).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        _refuse(
+            "E303",
+            f"byte 0x{raw[error.start]:02x} is not UTF-8",
+            (path, line, 1),
+            fix="save the file as UTF-8",
+        )
+    if not text.strip():
+        _refuse("E302", "the file has no text", (path, 1, 1), fix="give a file with text in it")
+    return text
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of the file's bytes, hex: how measurements name their data."""
     with _open(Path(path)) as file:

@@ -48,6 +48,48 @@ class AnsweredPair(Pair):
     response: Text = Field(description="the reply")
 
 
+class QuestionAnswer(FrozenConfig):
+    """A pair as question answering calls it."""
+
+    id: Text = Field(description="unique name of the item; default: the line number")
+    question: Text = Field(description="what the user asks")
+    answer: Text = Field(description="the reply")
+    category: str | None = Field(None, description="free label, shown in reports")
+    cluster: str | None = Field(None, description="rows of one cluster are not independent")
+
+    def pair(self) -> AnsweredPair:
+        """The same as prompt and response."""
+        return AnsweredPair(
+            id=self.id,
+            prompt=self.question,
+            response=self.answer,
+            category=self.category,
+            cluster=self.cluster,
+        )
+
+
+class PlainText(FrozenConfig):
+    """A text that answers nothing: a page, a biography, a chapter."""
+
+    id: Text = Field(description="unique name of the item; default: the line number")
+    text: Text = Field(description="the text")
+    category: str | None = Field(None, description="free label, shown in reports")
+    cluster: str | None = Field(None, description="rows of one cluster are not independent")
+
+    def pair(self) -> Passage:
+        """The same as a row to train on."""
+        return Passage(id=self.id, response=self.text, category=self.category, cluster=self.cluster)
+
+
+class Passage(AnsweredPair):
+    """A plain text among rows to train on: all of it is the reply, and nothing asks for it.
+
+    It is read without the chat template.
+    """
+
+    prompt: str = Field("", max_length=0, description="nothing")
+
+
 class Choice(FrozenConfig):
     """One question with two or more possible replies, `answer` being the index of the right one."""
 

@@ -72,9 +72,9 @@ def text_likelihoods(
 
 def bos(lm: LoadedModel) -> list[int]:
     """The token that begins a plain text, if this model's tokenizer puts one there."""
-    first = lm.tokenizer.bos_token_id
-    begins = list(lm.tokenizer("a")["input_ids"])[:1]
-    return [first] if isinstance(first, int) and begins == [first] else []
+    from suture.data import beginning
+
+    return beginning(lm.tokenizer)
 
 
 def _plain(lm: LoadedModel, text: str) -> list[int]:

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from suture.checkpoint import TensorEdit
 from suture.config import FrozenConfig, override, read_yaml
-from suture.data import AnsweredPair, ChatTemplate, Pair, encode, read_jsonl
+from suture.data import AnsweredPair, ChatTemplate, Pair, Passage, encode, read_rows
 from suture.errors import SutureError
 from suture.lazy import torch
 from suture.training.batches import Example
@@ -27,6 +27,7 @@ from suture.training.loop import TrainConfig, TrainResult, train
 from suture.training.lora import LoraConfig, attach, save_adapter
 from suture.training.meter import peak_memory
 from suture.training.objectives import Material, NextToken, ObjectiveConfig
+from suture.training.texts import pieces
 
 if TYPE_CHECKING:
     from suture.checkpoint import TensorSource
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class DataFile(FrozenConfig):
-    """JSONL rows {"prompt", "response"}."""
+    """JSONL rows {"prompt", "response"}, {"question", "answer"} or {"text"}, or a text file."""
 
     file: Path
     repeat: int = Field(1, ge=1, description="times each row enters the training set")
@@ -104,6 +105,11 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainRecipe:
 
     Errors: E701–E705 for unknown keys and wrong values, with file and nearest right name.
     """
+    return TrainRecipe.load(training_values(path, overrides), where=path)
+
+
+def training_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a training recipe says, its paths resolved."""
     values = read_yaml(path)
     folder = Path(path).parent
     for key in ("model", "output", "patch", "chat_template"):
@@ -117,19 +123,20 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainRecipe:
     for key in ("augmented", "cache"):
         if isinstance(objective, dict) and isinstance(objective.get(key), str):
             objective[key] = folder / objective[key]
-    return TrainRecipe.load(override(values, overrides), where=path)
+    return override(values, overrides)
 
 
 def run_recipe(
     recipe: TrainRecipe,
     source: TensorSource | None = None,
     *,
-    on_epoch: Callable[[int, LoadedModel], None] | None = None,
+    on_epoch: Callable[[int, LoadedModel, Any], None] | None = None,
 ) -> TrainReport:
     """Train and write; the same call resumes a killed run and ends in the same bytes.
 
     `source`: what to start from, instead of the folder `model` (a patched model, for one).
-    `on_epoch(n, model)`: called after `n` passes over the rows, to measure; see `train`.
+    `on_epoch(n, lm, model)`: called after `n` passes over the rows, to measure; see `train`.
+    `model` is what is trained: `lm.model`, or an adapter around it.
     The base folder is never touched. Errors: E901–E906, E911–E917, those of the objective, of
     checkpoint and data; E508 where the tokenizer is another model's.
     """
@@ -155,7 +162,7 @@ def run_recipe(
             "a LoRA run writes an adapter, not a patch",
             fix="drop `patch`, then: suture diff BASE ADAPTER -o PATCH --aligned BASE",
         )
-    data, retain, dev = (read_rows(parts) for parts in (recipe.data, recipe.retain, recipe.dev))
+    data, retain, dev = (named_rows(parts) for parts in (recipe.data, recipe.retain, recipe.dev))
     if recipe.objective.needs_retain and not retain:
         raise SutureError(
             "E911",
@@ -184,7 +191,7 @@ def run_recipe(
         state=state,
         identity=_identity(recipe, source, kept),
         label=out.name,
-        on_epoch=on_epoch and (lambda epochs: on_epoch(epochs, lm)),
+        on_epoch=on_epoch and (lambda epochs: on_epoch(epochs, lm, model)),
     )
     info: dict[str, Any] | None = None
     if recipe.lora and recipe.output:
@@ -206,10 +213,10 @@ def run_recipe(
 
 def read_part(part: DataFile) -> list[AnsweredPair]:
     """The rows of one file, all with a response (E306), `repeat` times over."""
-    return read_jsonl(part.file, AnsweredPair, limit=part.limit) * part.repeat
+    return read_rows(part.file, limit=part.limit) * part.repeat
 
 
-def read_rows(parts: Sequence[DataFile]) -> list[tuple[str, AnsweredPair]]:
+def named_rows(parts: Sequence[DataFile]) -> list[tuple[str, AnsweredPair]]:
     """The rows of some files, each with the name that errors call it by: FILE:ID."""
     return [(f"{part.file}:{row.id}", row) for part in parts for row in read_part(part)]
 
@@ -247,9 +254,15 @@ def encode_rows(
     loss: Literal["response", "all"] = "response",
     max_length: int = 1024,
 ) -> list[Example]:
-    """Chat-formatted examples; rows whose prompt alone fills `max_length` are left out."""
+    """Chat-formatted examples; rows whose prompt alone fills `max_length` are left out.
+
+    A plain text becomes as many examples as it takes, in all of which everything counts.
+    """
     examples = []
     for row in rows:
+        if isinstance(row, Passage):
+            examples += pieces(tokenizer, str(row.response), max_length)
+            continue
         coded = encode(tokenizer, template, row.prompt, row.response)
         if coded.prompt_length < max_length:
             start = coded.prompt_length if loss == "response" else 0
@@ -273,8 +286,10 @@ def encoded(
         found = encode_rows(lm.tokenizer, lm.template, [row], loss=recipe.loss, max_length=room)
         long += [] if found else [name]
         for example in found:
-            start, end = len(encode(lm.tokenizer, lm.template, row.prompt).ids), None
+            end = None
             if recipe.response_tokens is not None:
+                plain = isinstance(row, Passage)
+                start = 0 if plain else len(encode(lm.tokenizer, lm.template, row.prompt).ids)
                 end = start + recipe.response_tokens
             kept.append(row)
             examples.append(Example(example.ids[:end], example.loss_from))

@@ -17,14 +17,17 @@ from suture.config import FrozenConfig
 from suture.lazy import torch
 from suture.training.batches import Batch
 from suture.training.loop import EnoughTraining, Objective
-from suture.training.objectives.common import Material, token_nll
+from suture.training.objectives.common import Material, per_row, token_nll
+from suture.training.objectives.retain import Unlearning
 
 
 class GradientAscent(FrozenConfig):
     """Make the responses less likely."""
 
     name: Literal["gradient-ascent"] = "gradient-ascent"
-    cap: float = Field(10.0, gt=0, description="nats per token above which a token is left alone")
+    cap: float | None = Field(
+        10.0, gt=0, description="nats per token above which a token is left alone; null: no cap"
+    )
     stop: float | None = Field(None, gt=0, description="mean nats per token that end the training")
     reduction: Literal["mean", "sum"] = Field(
         "mean", description="over all tokens of a batch, or summed per row and averaged over rows"
@@ -36,13 +39,15 @@ class GradientAscent(FrozenConfig):
 
     def build(self, material: Material) -> Objective:
         """The loss of a batch. It raises `EnoughTraining` where `stop` is passed."""
-        return self.loss
+        return Unlearning(self.loss, None, weight=per_row if self.reduction == "sum" else None)
 
     def loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """−NLL, capped token by token."""
         nll, _ = token_nll(model, batch)
         check_stop(self.stop, nll)
-        return -reduced(nll.clamp(max=self.cap), self.reduction, len(batch.ids))
+        return -reduced(
+            nll if self.cap is None else nll.clamp(max=self.cap), self.reduction, len(batch.ids)
+        )
 
 
 def check_stop(stop: float | None, nll: torch.Tensor) -> None:

@@ -18,10 +18,17 @@ from pydantic import Field
 
 from suture.config import FrozenConfig
 from suture.lazy import torch
-from suture.rng import generator
 from suture.training.batches import Batch, Example, batches_from, collate
 from suture.training.loop import Objective, hidden_states, next_token_loss
-from suture.training.objectives.common import Frozen, Material, row_ids, token_nll
+from suture.training.objectives.common import (
+    Frozen,
+    Material,
+    answered_with,
+    divergence,
+    on,
+    row_ids,
+    token_nll,
+)
 from suture.training.objectives.gradient_ascent import check_stop
 
 
@@ -96,21 +103,8 @@ class _Loss:
 
 def mismatched(material: Material, count: int) -> dict[tuple[int, ...], list[Example]]:
     """Ids of every training example → its prompt with `count` harmless answers."""
-    from suture.data import Pair
-    from suture.training.recipe import encode_rows
-
-    lm, retain = material.lm, material.retain
-    rng = generator(material.train.seed, "mismatch")
-    found: dict[tuple[int, ...], list[Example]] = {}
-    for row, example in zip(material.rows, material.examples, strict=True):
-        if example.ids in found:
-            continue
-        picks = [retain[int(i)].response for i in rng.integers(len(retain), size=count)]
-        pairs = [Pair(id=row.id, prompt=row.prompt, response=text) for text in picks]
-        found[example.ids] = encode_rows(
-            lm.tokenizer, lm.template, pairs, max_length=material.max_length
-        )
-    return found
+    answers = [row.response for row in material.retain if row.response is not None]
+    return answered_with(material, answers, count, "mismatch")
 
 
 def log_probabilities(model: Any, batch: Batch) -> torch.Tensor:
@@ -118,13 +112,3 @@ def log_probabilities(model: Any, batch: Batch) -> torch.Tensor:
     hidden = hidden_states(model, batch)[batch.attend.bool()]
     logits: torch.Tensor = model.get_output_embeddings()(hidden)
     return logits.float().log_softmax(-1)
-
-
-def divergence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """KL(before ‖ after) of log-probabilities (tokens, vocabulary), mean over tokens, in nats."""
-    return (before.exp() * (before - after)).sum(-1).mean()
-
-
-def on(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`."""
-    return Batch(batch.ids.to(device), batch.attend.to(device), batch.labels.to(device))

@@ -1,0 +1,44 @@
+"""Rows to train on, in whichever of the usual forms they come.
+
+    {"prompt": ..., "response": ...}      a chat turn and the reply
+    {"question": ..., "answer": ...}      the same under the names of question answering (TOFU)
+    {"text": ...}                         plain text, read without the chat template
+    a .txt or .md file                    one plain text
+
+A JSONL file has one form, which its first row shows; other columns are left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from suture.data.reader import first_row, read_jsonl, read_text
+from suture.data.records import AnsweredPair, Passage, PlainText, QuestionAnswer
+from suture.errors import SutureError
+
+TEXT_FILES = (".txt", ".md")
+
+
+def read_rows(path: str | Path, *, limit: int | None = None) -> list[AnsweredPair]:
+    """The rows of `path`, plain texts as `Passage`; at most the first `limit`.
+
+    Errors as in `read_jsonl`, all with file and line; E306 also for a first row of no known form,
+    E302 for a text file without text.
+    """
+    path = Path(path)
+    if path.suffix.lower() in TEXT_FILES:
+        return [Passage(id=path.name, response=read_text(path))]
+    keys = set(first_row(path))
+    if "prompt" in keys:
+        return read_jsonl(path, AnsweredPair, limit=limit)
+    if keys >= {"question", "answer"}:
+        return [row.pair() for row in read_jsonl(path, QuestionAnswer, limit=limit)]
+    if "text" in keys:
+        return [row.pair() for row in read_jsonl(path, PlainText, limit=limit)]
+    raise SutureError(
+        "E306",
+        "the first row has no form that can be trained on",
+        where=str(path),
+        why=f"it has: {', '.join(sorted(keys)) or 'nothing'}",
+        fix="name the columns prompt and response, question and answer, or text",
+    )
