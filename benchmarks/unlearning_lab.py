@@ -29,6 +29,7 @@ from suture.suites import measure
 from suture.training.loop import TrainConfig
 from suture.training.recipe import DataFile
 
+LONGEST = 80  # tokens of a reply: no answer has more
 THIN = {"retain": 4, "real_authors": 2, "world_facts": 2}  # every so many-th row is asked
 
 
@@ -63,8 +64,12 @@ class Bench:
             out = self.home / f"{name}.json"
             if not out.exists():
                 source = open_model(self.family.member(member), base=base)
-                reference = None if name == "oracle" else self.reference
-                measure("tofu", source, data=self.files, reference=reference).save(out, redact=True)
+                reference = "none" if name == "oracle" else str(self.reference)
+                found = measure(
+                    "tofu", source, data=self.files, options={"reference": reference},
+                    max_new_tokens=LONGEST,
+                )  # fmt: skip
+                found.save(out, redact=True)
 
     def train(self, point: Point) -> dict[str, Any]:
         """The point's trajectory; from disk where it has been made."""
@@ -78,7 +83,11 @@ class Bench:
 
     def recipe(self, point: Point, out: Path) -> MeasuredTraining:
         """As a user would write it, but that nothing is kept besides the numbers."""
-        suite = SuiteSpec(data=tuple(self.files), reference=self.reference)
+        suite = SuiteSpec(
+            data=tuple(self.files),
+            max_new_tokens=LONGEST,
+            options={"reference": str(self.reference)},
+        )
         return MeasuredTraining(
             model=self.family.member(self.member),
             data=(DataFile(file=self.family.rows(self.part)),),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from suture.cli.terminal import emit, emit_json
+from suture.cli.terminal import emit, emit_json, table
+
+if TYPE_CHECKING:
+    from suture.runs.trajectory import Trajectory
 
 
 def train(
@@ -19,11 +22,12 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
     """Train as the recipe says; a killed run resumes with the same command."""
-    from suture.training.recipe import read_recipe, run_recipe
+    from suture.runs.trajectory import read_training, run_training
 
-    report = run_recipe(read_recipe(file, set_ or ()))
+    report, trajectory = run_training(read_training(file, set_ or ()))
     if json:
-        emit_json(report.as_dict())
+        found = {} if trajectory is None else {"trajectory": trajectory.as_dict()}
+        emit_json({**report.as_dict(), **found})
         return
     wrote = report.output or (report.patch or {})["path"]
     emit(f"wrote {wrote}: {report.steps} steps, {report.tokens} tokens, {report.seconds} s")
@@ -31,6 +35,23 @@ def train(
         emit(f"loss {report.first_loss:.4f} -> {report.last_loss:.4f}")
     if report.patch:
         emit(f"patch {report.patch['path']}: {report.patch['tensors']} tensors")
+    if trajectory is not None:
+        emit(_epochs(trajectory))
+
+
+def _epochs(trajectory: Trajectory) -> str:
+    """The epochs that are reported, metric by metric; everything else lies in the folder."""
+    shown = {trajectory.fixed: f"epoch {trajectory.fixed}"}
+    if trajectory.peak is not None:
+        first = shown.pop(trajectory.peak, f"epoch {trajectory.peak}")
+        shown[trajectory.peak] = f"{first} (first peak)"
+    found = {one.epoch: one.metrics for one in trajectory.epochs}
+    rows = [
+        (name, *(f"{found[epoch][name]:.4g}" if name in found[epoch] else "" for epoch in shown))
+        for name in found[trajectory.fixed]
+    ]
+    told = table(rows, ("metric", *shown.values()))
+    return f"{told}\nall {len(found)} measured epochs: {trajectory.folder / 'trajectory.svg'}"
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"train": train}

@@ -14,7 +14,7 @@ RKLD's paper) and so looks better than it is.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,13 +28,15 @@ from suture.checkpoint.jsonfile import read_json, write_atomic
 from suture.checkpoint.source import content_hash, fingerprint_of
 from suture.config import FrozenConfig
 from suture.errors import SutureError, nearest
-from suture.ledger import Measurement
+from suture.ledger import Better, Measurement
 from suture.patch import PatchWriter, drain
 from suture.progress import note
 from suture.report.curves import curves
 from suture.report.svg import standalone
 from suture.runs.measuring import take
+from suture.runs.named import rooted_option
 from suture.runs.recipe import SuiteSpec
+from suture.suites import load_suite
 from suture.training.lora import save_adapter
 from suture.training.recipe import (
     TrainRecipe,
@@ -104,20 +106,33 @@ class Trajectory:
         }
 
 
+def first_peak(values: Sequence[float], *, lower: bool = False) -> int:
+    """Index of the first of the best values, the largest unless `lower` is better.
+
+    That "first peaks" means the earliest of the highest, and not the first local maximum, is our
+    reading of the paper's rule (inferred).
+    """
+    return values.index(min(values) if lower else max(values))
+
+
 def read_training(path: str | Path, overrides: Sequence[str] = ()) -> MeasuredTraining:
     """The training recipe in a YAML file, as `suture.training.recipe.read_recipe` reads it.
 
-    Paths of `measure.suites.NAME.data` and `reference` are relative to the file as well.
+    Files that `measure` names are relative to the recipe as well.
     """
     values = training_values(path, overrides)
-    suites = (values.get("measure") or {}).get("suites") or {}
     folder = Path(path).parent
-    for spec in suites.values():
-        for key in ("data", "reference"):
-            if isinstance(spec, dict) and key in spec:
-                several = isinstance(spec[key], list)
-                found = [str(folder / one) for one in (spec[key] if several else [spec[key]])]
-                spec[key] = found if several else found[0]
+    section = values.get("measure")
+    suites = section.get("suites") if isinstance(section, dict) else None
+    for spec in suites.values() if isinstance(suites, dict) else ():
+        if not isinstance(spec, dict):
+            continue
+        if spec.get("data"):
+            files = spec["data"] if isinstance(spec["data"], list) else [spec["data"]]
+            spec["data"] = [str(folder / str(file)) for file in files]
+        if isinstance(spec.get("options"), dict):
+            options = spec["options"].items()
+            spec["options"] = {key: rooted_option(key, value, folder) for key, value in options}
     return MeasuredTraining.load(values, where=path)
 
 
@@ -141,10 +156,21 @@ class _Epochs:
 
     def __init__(self, recipe: MeasuredTraining, spec: MeasureSpec) -> None:
         out = recipe.output or recipe.patch
-        assert out is not None and recipe.train.epochs is not None
+        assert out is not None, "the recipe writes nothing"
+        assert recipe.train.epochs is not None, "a measured training counts epochs"
         self.recipe, self.spec, self.last = recipe, spec, recipe.train.epochs
         self.fixed = min(spec.fixed or self.last, self.last)
         self.folder = out.with_name(f"{out.name}.epochs")
+        self.better: dict[str, Better] = {}
+        for label, suite in spec.suites.items():
+            suite.items(label)  # what is wrong with a file is said before the training
+        known = {
+            f"{label}.{name}"
+            for label, suite in spec.suites.items()
+            for name in load_suite(suite.suite or label, suite.options).metrics
+        }
+        if spec.peak is not None and spec.peak not in known:
+            raise _unknown(spec.peak, known)
         self._claim()
 
     def measure(self, epoch: int, lm: LoadedModel, model: Any) -> None:
@@ -158,9 +184,9 @@ class _Epochs:
             for label, spec in self.spec.suites.items():
                 take(label, spec, live).save(home / f"{label}.json")
         self._prune()
-        found = self.read()
-        shown = (self.spec.peak,) if self.spec.peak else ()
-        note(", ".join([f"epoch {epoch}", *(f"{k} {found[-1].metrics[k]:.4g}" for k in shown)]))
+        found = self.read()[-1]
+        told = f", {self.spec.peak} {found.metrics[self.spec.peak]:.4g}" if self.spec.peak else ""
+        note(f"epoch {epoch} measured{told}")
 
     def read(self) -> list[Epoch]:
         """What has been measured, in order."""
@@ -168,11 +194,11 @@ class _Epochs:
         for home in sorted(self.folder.glob("epoch-*")):
             epoch = int(home.name.removeprefix("epoch-"))
             if self._has(epoch):
-                metrics = {
-                    f"{label}.{name}": value
-                    for label in self.spec.suites
-                    for name, value in Measurement.load(home / f"{label}.json").metrics.items()
-                }
+                metrics: dict[str, float] = {}
+                for label in self.spec.suites:
+                    measured = Measurement.load(home / f"{label}.json")
+                    metrics |= {f"{label}.{key}": value for key, value in measured.metrics.items()}
+                    self.better |= {f"{label}.{key}": way for key, way in measured.better.items()}
                 found.append(Epoch(epoch, metrics))
         return found
 
@@ -186,7 +212,7 @@ class _Epochs:
                 where=str(self.folder),
                 fix="train longer, or measure every epoch",
             )
-        fixed = max(one.epoch for one in epochs if one.epoch <= max(self.fixed, epochs[0].epoch))
+        fixed = min((one.epoch for one in epochs), key=lambda epoch: abs(epoch - self.fixed))
         found = Trajectory(self.folder, tuple(epochs), fixed, self._peak(epochs))
         write_json(self.folder / "trajectory.json", found.as_dict())
         chart = standalone(_chart(found))
@@ -198,23 +224,17 @@ class _Epochs:
         if name is None:
             return None
         if any(name not in one.metrics for one in epochs):
-            known = sorted(epochs[0].metrics)
-            close = nearest(name, known)
-            raise SutureError(
-                "E741",
-                f"no metric is called '{name}'",
-                where="measure.peak",
-                fix=f"did you mean '{close}'?" if close else f"there are: {', '.join(known)}",
-            )
-        return epochs[first_peak([one.metrics[name] for one in epochs])].epoch
+            raise _unknown(name, epochs[0].metrics)
+        values = [one.metrics[name] for one in epochs]
+        return epochs[first_peak(values, lower=self.better[name] == "lower")].epoch
 
     def _prune(self) -> None:
-        """Drop patches of epochs that can no longer be reported."""
+        """Drop patches of epochs that will not be reported, whatever comes."""
         if self.spec.keep != "reported":
             return
         epochs = self.read()
-        wanted = {self.fixed, self.last, self._peak(epochs)}
-        for one in epochs[:-1]:  # the latest may be the peak of what comes
+        wanted = {self.fixed, self._peak(epochs)}
+        for one in epochs:
             if one.epoch not in wanted:
                 shutil.rmtree(self._home(one.epoch) / "patch", ignore_errors=True)
 
@@ -242,7 +262,18 @@ class _Epochs:
                 where=str(self.folder),
                 fix="remove it, or choose another output",
             )
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(mark, facts)
+
+
+def _unknown(name: str, known: Iterable[str]) -> SutureError:
+    close = nearest(name, known := sorted(known))
+    return SutureError(
+        "E741",
+        f"no metric is called '{name}'",
+        where="measure.peak",
+        fix=f"did you mean '{close}'?" if close else f"there are: {', '.join(known)}",
+    )
 
 
 @contextmanager
