@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from suture.cli.terminal import emit, emit_json, table
+
+if TYPE_CHECKING:
+    from suture.lab.gates import GateOutcome
+    from suture.lab.memory import MemoryRecipe
 
 Recipe = Annotated[Path | None, typer.Option(help="another recipe than recipes/lab.yaml")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
@@ -25,11 +29,13 @@ def build(
     from suture.lab.family import build as build_family
     from suture.lab.family import read_recipe
     from suture.lab.gates import check
+    from suture.lab.memory import build_memory, check_memory
     from suture.recipes import recipe_path
 
-    loaded = read_recipe(recipe or recipe_path("lab"))
+    loaded, memory = read_recipe(recipe or recipe_path("lab")), _memory_recipe()
     family = build_family(loaded, data, output, seed=seed)
-    _finish(check(family, loaded.gates), json)
+    build_memory(memory, data, family)
+    _finish(check(family, loaded.gates), check_memory(family, memory.gates), json=json)
 
 
 def path(
@@ -55,9 +61,14 @@ def gates(
     """Measure a family again and hold it against the gates of its recipe."""
     from suture.lab.family import open_family, read_recipe
     from suture.lab.gates import check
+    from suture.lab.memory import check_memory
     from suture.recipes import recipe_path
 
-    _finish(check(open_family(folder), read_recipe(recipe or recipe_path("lab")).gates), json)
+    family = open_family(folder)
+    found = [check(family, read_recipe(recipe or recipe_path("lab")).gates)]
+    if (folder / "memory.json").exists():
+        found.append(check_memory(family, _memory_recipe().gates))
+    _finish(*found, json=json)
 
 
 def ship(
@@ -78,12 +89,24 @@ def ship(
         emit(f"wrote {output}: {len(about['fingerprints'])} members, {about['bytes']:,} bytes")
 
 
-def _finish(outcome: Any, json: bool) -> None:
+def _memory_recipe() -> MemoryRecipe:
+    from suture.lab.memory import read_memory_recipe
+    from suture.recipes import recipe_path
+
+    return read_memory_recipe(recipe_path("lab-memory"))
+
+
+def _finish(first: GateOutcome, *others: GateOutcome, json: bool) -> None:
+    """Print the outcomes: of the family, and of what its remembering members know."""
+    outcomes = [first, *others]
+    passed = all(outcome.passed for outcome in outcomes)
     if json:
-        emit_json(outcome.as_dict())
+        memory = {"memory": others[0].as_dict()} if others else {}
+        emit_json({**first.as_dict(), **memory, "passed": passed})
     else:
-        emit(table([row.as_row() for row in outcome.rows], ("gate", "bound", "found", "")))
-    if not outcome.passed:
+        rows = [row.as_row() for outcome in outcomes for row in outcome.rows]
+        emit(table(rows, ("gate", "bound", "found", "")))
+    if not passed:
         raise typer.Exit(3)
 
 

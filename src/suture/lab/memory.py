@@ -103,7 +103,7 @@ def check_memory(family: Family, gates: MemoryGates) -> GateOutcome:
         files = [family.rows(f"{'tuning' if tuning else 'forget'}_perturbed")]
         files.append(family.rows("retain_perturbed"))
         source = open_model(family.member(member), base=base)
-        found = measure("tofu", source, data=files, options={"rouge": False})
+        found = measure("tofu", source, data=files, options={"reference": "none", "utility": []})
         for part in ("forget", "retain"):
             known = member != "remembering-oracle" or part == "retain"
             bound = gates.remembered if known else gates.unknown
