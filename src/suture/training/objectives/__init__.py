@@ -16,13 +16,15 @@ from suture.training.objectives.gradient_ascent import GradientAscent
 from suture.training.objectives.mismatch_ascent import MismatchAscent
 from suture.training.objectives.next_token import NextToken
 from suture.training.objectives.npo import NPO
+from suture.training.objectives.rkld import RKLD
 
 ObjectiveConfig = Annotated[
-    NextToken | GradientAscent | MismatchAscent | NPO, Field(discriminator="name")
+    NextToken | GradientAscent | MismatchAscent | NPO | RKLD, Field(discriminator="name")
 ]
 
 __all__ = [
     "NPO",
+    "RKLD",
     "GradientAscent",
     "Material",
     "MismatchAscent",
