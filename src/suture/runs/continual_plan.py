@@ -7,6 +7,7 @@ Memory and disk are upper estimates, time a rough one for this machine's CPU.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from suture.runs.plan import (
 )
 from suture.training.loop import TrainConfig
 from suture.training.objectives import NextToken, ObjectiveConfig
+from suture.training.schedule import planned
 
 if TYPE_CHECKING:
     from suture.checkpoint import TensorSource
@@ -95,7 +97,8 @@ def plan_continual(recipe: ContinualRecipe, folder: str | Path = ".") -> Continu
         items[label] = ([item.prompt for item in spec.items(label)], new)
         extras[label] = extra_of(label, spec, len(items[label][0]), new, source)
     speed = flops()
-    longest = max(sum(tokens_of(r.prompt + r.response) for r in c) for c in categories.values())
+    lengths = [[tokens_of(r.prompt + r.response) for r in c] for c in categories.values()]
+    longest = max(lengths, key=sum)
     approaches = {
         name: _approach(approach, recipe, source, longest, speed)
         for name, approach in recipe.approaches.items()
@@ -146,9 +149,13 @@ def plan_continual(recipe: ContinualRecipe, folder: str | Path = ".") -> Continu
 
 
 def _approach(
-    approach: Approach, recipe: ContinualRecipe, source: TensorSource, rows: int, speed: float
+    approach: Approach,
+    recipe: ContinualRecipe,
+    source: TensorSource,
+    rows: Sequence[int],
+    speed: float,
 ) -> ApproachPlan:
-    """One step of it; `rows`: tokens of the largest category."""
+    """One step of it; `rows`: tokens of every row of the largest category."""
     settings = approach.train or recipe.train
     trainings: list[tuple[ObjectiveConfig, TrainConfig]]
     if approach.objective is not None:
@@ -158,17 +165,17 @@ def _approach(
         trainings = [(approach.ascent, settings), (NextToken(), descent)]
     parameters = numel(source, source.tensors)
     seconds = 0.0
-    for objective, config in trainings:
+    costs = [planned(config, rows) for _, config in trainings]
+    for (objective, _), (steps, tokens) in zip(trainings, costs, strict=True):
         passes = 3.0 + _OTHERS.get(objective.name, 0.0)  # forward, and backward at twice its cost
-        tokens = config.steps * config.batch_tokens
         seconds += 2.0 * parameters * passes * tokens / (speed * _TRAIN_SHARE)
-        seconds += config.steps * _STEP_OVERHEAD + _LOADING
+        seconds += steps * _STEP_OVERHEAD + _LOADING
     if approach.safe_patching is not None:  # importance at both ends, row by row
-        seconds += 2 * 6.0 * parameters * rows / (speed * _TRAIN_SHARE) + _LOADING
+        seconds += 2 * 6.0 * parameters * sum(rows) / (speed * _TRAIN_SHARE) + _LOADING
     return ApproachPlan(
         trainings=len(trainings),
-        steps=sum(config.steps for _, config in trainings),
-        tokens=sum(config.steps * config.batch_tokens for _, config in trainings),
+        steps=sum(steps for steps, _ in costs),
+        tokens=sum(tokens for _, tokens in costs),
         seconds=round(seconds, 1),
     )
 

@@ -318,7 +318,7 @@ def _training_mode(model: Any, config: TrainConfig) -> Iterator[None]:
     from torch.utils.checkpoint import checkpoint
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    blocks = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+    blocks: list[Any] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not blocks:
         raise SutureError(
             "E917",

@@ -40,6 +40,16 @@ def steps_of(config: TrainConfig, lengths: Sequence[int], epochs: int) -> int:
     return sum(len(steps) for steps in found)
 
 
+def planned(config: TrainConfig, lengths: Sequence[int]) -> tuple[int, int]:
+    """Optimiser steps on rows of these lengths, and the tokens they take at most, about."""
+    steps = resolved(config, lengths).steps
+    assert steps is not None
+    if config.batch_rows is None:
+        return steps, steps * config.accumulate * config.batch_tokens
+    rows = min(config.batch_rows, len(lengths))
+    return steps, round(steps * rows * sum(lengths) / len(lengths))
+
+
 def rate(config: TrainConfig, step: int) -> float:
     """Share of the peak learning rate at `step`: warm-up, then the schedule; `config` resolved."""
     steps, warmup = config.steps, config.warmup

@@ -21,6 +21,7 @@ from suture.training.objectives.kl_minimisation import KLMinimisation
 from suture.training.objectives.mismatch_ascent import MismatchAscent
 from suture.training.objectives.next_token import NextToken
 from suture.training.objectives.npo import NPO
+from suture.training.objectives.rkld import RKLD
 from suture.training.objectives.rmu import RMU
 from suture.training.objectives.satimp import SatImp
 from suture.training.objectives.simnpo import SimNPO
@@ -36,6 +37,7 @@ ObjectiveConfig = Annotated[
     | IDK
     | DPO
     | NPO
+    | RKLD
     | SimNPO
     | RMU
     | UNDIAL
@@ -50,6 +52,7 @@ __all__ = [
     "DPO",
     "IDK",
     "NPO",
+    "RKLD",
     "RMU",
     "UNDIAL",
     "WGA",
