@@ -131,10 +131,10 @@ def test_a_suite_measures_the_pair_and_keeps_it_apart_from_the_model(
     tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     base, other = tiny(vocab=300, tie=False, seed=3), tiny(vocab=300, tie=False, seed=4)
-    options = ["yes", "no", "the dog", "a loaf", "bread"]
-    rows = [{"prompt": f"fox {i}", "options": options, "answer": i % 5} for i in range(30)]
+    options = ["the dog", "a loaf", "bread"]
+    rows = [{"prompt": f"fox {i}", "options": options, "answer": i % 3} for i in range(30)]
     data = write_jsonl(tmp_path / "rows.jsonl", rows)
-    teaching = load_decoding(f"whos-harry-potter:augmented={other},alpha=6")
+    teaching = load_decoding(f"whos-harry-potter:augmented={other},alpha=600")
     found = [
         measure("task", Checkpoint.open(base), data=data, decoding=one, cache=tmp_path / "kept")
         for one in (None, teaching, None, teaching)
@@ -144,7 +144,7 @@ def test_a_suite_measures_the_pair_and_keeps_it_apart_from_the_model(
     assert found[0].model["fingerprint"] == found[1].model["fingerprint"]
     told = found[1].model["decoding"]
     assert told["augmented"] == Checkpoint.open(other).fingerprint()
-    assert (told["name"], told["alpha"]) == ("whos-harry-potter", 6)
+    assert (told["name"], told["alpha"]) == ("whos-harry-potter", 600)
     assert "decoding" not in found[0].model
 
 
