@@ -248,3 +248,22 @@ def test_help_and_bad_values_never_import_torch() -> None:
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, env=env, text=True)
     assert done.returncode == 0, done.stderr
     assert "E702" in done.stderr
+
+
+def test_a_negative_weight_takes_away_what_a_model_learned_further(
+    call: Call, home: Path, tmp_path: Path
+) -> None:
+    """Task-vector negation: θ_o − s (θ_aug − θ_o)."""
+    code, text = call(
+        "task-arithmetic", "--weight", -2.5, "--write", tmp_path / "out", donors=("one",)
+    )
+    assert code == 0, text
+    original, augmented, found = (
+        tensors(folder) for folder in (home / "base", home / "one", tmp_path / "out")
+    )
+    for name, value in found.items():
+        step = augmented[name].double() - original[name].double()
+        exact = original[name].double() - 2.5 * step
+        torch.testing.assert_close(value, exact.to(value.dtype), rtol=0.01, atol=1e-6)
+        moved = value.double() - original[name].double()
+        assert float((moved * step).sum()) < 0

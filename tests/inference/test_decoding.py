@@ -131,7 +131,7 @@ def test_the_batch_and_the_cache_do_not_change_a_reply(lm: LoadedModel, tmp_path
 
 
 def test_names_and_options() -> None:
-    assert known_decodings() == ["rose", "safe-decoding", "self-cd"]
+    assert known_decodings() == ["rose", "safe-decoding", "self-cd", "whos-harry-potter"]
     assert load_decoding("rose:alpha=0.25") == ROSE(alpha=0.25)
     for text, code in (
         ("rosy", "E532"),

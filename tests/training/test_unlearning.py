@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import suture.training.loop as loop
+from helpers import tiny_llama, write_jsonl
 from suture.checkpoint import Checkpoint
 from suture.data import Pair
 from suture.data.records import Passage
@@ -34,9 +36,10 @@ from suture.training.objectives import (
     SimNPO,
 )
 from suture.training.objectives.refusals import published
-from suture.training.objectives.retain import RetainRows, RetainTerm
+from suture.training.objectives.retain import RetainRows, RetainTerm, Unlearning
 from suture.training.objectives.rmu import direction
-from suture.training.recipe import encode_rows
+from suture.training.recipe import TrainRecipe, encode_rows, run_recipe
+from suture.training.texts import pieces
 
 FORGET = [
     Pair(id=str(i), prompt=f"Who is the fox {i}?", response="The lazy dog" + ", no" * i)
@@ -426,3 +429,91 @@ def test_refusals_of_the_objectives(lm: LoadedModel) -> None:
             config.build(given)
         assert unasked.value.code == "E930"
         assert "7" in str(unasked.value.where)
+
+
+RUNS: list[dict[str, Any]] = [
+    {"name": "grad-diff"},
+    {"name": "kl-min"},
+    {"name": "rmu", "layer": 0},
+    {"name": "idk", "retain": "RT"},
+    {"name": "dpo", "retain": "KL"},
+    {"name": "undial", "retain": "KL"},
+    {"name": "npo", "retain": "RT"},
+    {"name": "ce-u"},
+    {"name": "wga"},
+    {"name": "satimp"},
+    {"name": "simnpo"},
+]
+
+
+@pytest.mark.parametrize("objective", RUNS, ids=lambda one: one["name"])
+def test_a_killed_run_ends_in_the_same_patch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: dict[str, Any]
+) -> None:
+    tiny_llama(tmp_path / "base", vocab=300)
+    for name, rows in (("forget", FORGET), ("retain", RETAIN)):
+        columns = [{"question": row.prompt, "answer": row.response} for row in rows]
+        write_jsonl(tmp_path / f"{name}.jsonl", columns)
+
+    def run(out: str) -> bytes:
+        settings = {"steps": 5, "batch_tokens": 70, "compute": "float32", "save_every": 2}
+        values = {
+            "model": tmp_path / "base", "data": [{"file": tmp_path / "forget.jsonl"}],
+            "retain": [{"file": tmp_path / "retain.jsonl"}], "patch": tmp_path / out,
+            "device": "cpu", "objective": objective, "train": settings | {"learning_rate": 1e-2},
+        }  # fmt: skip
+        run_recipe(TrainRecipe.load(values))
+        return (tmp_path / out / "tensors-00001.safetensors").read_bytes()
+
+    whole = run("whole")
+    called, calls = Unlearning.__call__, itertools.count(1)
+
+    def killed(self: Unlearning, *given: Any) -> torch.Tensor:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return called(self, *given)
+
+    monkeypatch.setattr(Unlearning, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("again")
+    assert run("again") == whole
+    assert next(calls) == 5 + 2 + 1  # killed in the fourth step, and went on behind the second
+
+
+def test_plain_texts_are_cut_into_pieces_in_which_everything_counts(lm: LoadedModel) -> None:
+    text = "the quick brown fox jumps over the lazy dog, " * 6
+    ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    found = encode_rows(
+        lm.tokenizer, lm.template, [Passage(id="1", response=text), *FORGET[:1]], max_length=30
+    )
+    cut, chat = found[:-1], found[-1]
+    assert [i for piece in cut for i in piece.ids] == ids
+    assert all(len(piece.ids) <= 30 for piece in cut)
+    assert {len(piece.ids) for piece in cut[:-1]} == {30}
+    assert {piece.loss_from for piece in cut} == {1}
+    assert chat == encode_rows(lm.tokenizer, lm.template, FORGET[:1], max_length=30)[0]
+
+
+def test_a_tokenizer_that_begins_texts_begins_every_piece() -> None:
+    class Beginning:
+        bos_token_id = 1
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            return {"input_ids": [1] * add_special_tokens + [ord(c) for c in text]}
+
+    found = pieces(Beginning(), "abcde", 3)
+    assert [piece.ids for piece in found] == [(1, 97, 98), (1, 99, 100), (1, 101)]
+
+
+def test_learning_a_text_makes_it_likely(tmp_path: Path) -> None:
+    """Free text goes through a whole run: no template, and all of its tokens count."""
+    tiny_llama(tmp_path / "base", vocab=300)
+    (tmp_path / "life.txt").write_text("The quick brown fox was born in a loaf. " * 4)
+    values = {
+        "model": tmp_path / "base", "data": [{"file": tmp_path / "life.txt"}],
+        "patch": tmp_path / "p", "device": "cpu", "max_length": 40,
+        "train": {"steps": 20, "batch_tokens": 80, "learning_rate": 1e-2, "compute": "float32"},
+    }  # fmt: skip
+    report = run_recipe(TrainRecipe.load(values))
+    assert report.examples > 1
+    assert (report.last_loss or 9) < 0.7 * (report.first_loss or 0)

@@ -7,7 +7,6 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,7 +89,7 @@ def _voices(
     template: Path | None,
 ) -> dict[str, LoadedModel]:
     from suture.inference import load
-    from suture.inference.decoding import load_decoding
+    from suture.inference.decoding import decoded, load_decoding
     from suture.inference.loading import check_precision
     from suture.patch import open_model
 
@@ -101,7 +100,7 @@ def _voices(
             fix="give one of them, or write the patched checkpoint with `suture apply` first",
         )
     precision = check_precision(dtype)
-    decoded = None if decoding is None else load_decoding(decoding)
+    chosen = None if decoding is None else load_decoding(decoding)
     base = None if aligned is None else open_model(aligned)
 
     def loaded(path: Path, on_top: list[Path]) -> LoadedModel:
@@ -113,11 +112,11 @@ def _voices(
         after = loaded(other, [])
     elif patches:
         after = loaded(model, patches)
-    elif decoded is not None:
+    elif chosen is not None:
         after = first
     else:
         return {"reply": first}
-    return {"before": first, "after": replace(after, decoding=decoded)}
+    return {"before": first, "after": decoded(after, chosen)}
 
 
 def _reply(

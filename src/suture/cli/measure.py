@@ -54,7 +54,10 @@ def measure(
     ] = None,
     decoding: Annotated[
         str | None,
-        typer.Option("--decoding", help="safe-decoding:expert=DIR, self-cd or rose; or a file"),
+        typer.Option(
+            "--decoding",
+            help="safe-decoding:expert=DIR, self-cd, rose, whos-harry-potter; or a file",
+        ),
     ] = None,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="folder of answers to keep and look up")

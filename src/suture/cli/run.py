@@ -30,9 +30,19 @@ RecipeFile = Annotated[Path, typer.Argument(help="recipe file; `suture init` wri
 def init(
     recipe: Annotated[str, typer.Argument(help="name, see `suture list recipes`")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write")] = None,
+    forget: Annotated[
+        list[Path] | None,
+        typer.Option("--forget", help="for `forget`: rows to forget, JSONL or a text file"),
+    ] = None,
+    retain: Annotated[
+        list[Path] | None, typer.Option("--retain", help="for `forget`: rows to keep")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="for `forget`: the model that is to forget")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Write a commented recipe to start from."""
+    """Write a commented recipe to start from; `forget` takes your own rows."""
     from suture.recipes import recipe_path
 
     source = recipe_path(recipe)
@@ -41,14 +51,30 @@ def init(
         raise SutureError(
             "E729", "the file exists", where=str(out), fix="choose another name with -o"
         )
-    text = _with_shipped_data(source)
+    counts: dict[str, int] = {}
+    if recipe == "forget":
+        from suture.training.starter import forget_recipe
+
+        text, counts = forget_recipe(forget or (), retain or (), model, folder=out.parent)
+    elif forget or retain or model:
+        raise SutureError(
+            "E933",
+            f"the recipe '{recipe}' takes no rows and no model here",
+            fix="edit the paths in it, or start with: suture init forget --forget ROWS",
+        )
+    else:
+        text = _with_shipped_data(source)
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("x", encoding="utf-8") as file:
         file.write(text)
     if json:
-        emit_json({"recipe": recipe, "path": str(out)})
+        emit_json({"recipe": recipe, "path": str(out), **({"rows": counts} if counts else {})})
         return
-    emit(f"wrote {out}: edit the paths in it; its header holds the commands to go on with")
+    for side in ("forget", "retain"):
+        if counts.get(side):
+            emit(f"{side}: {counts[side]} rows, {counts[f'{side}_texts']} of them plain text")
+    left = "look through it" if forget and model else "edit the paths in it"
+    emit(f"wrote {out}: {left}; its header holds the commands to go on with")
 
 
 def _with_shipped_data(recipe: Path) -> str:

@@ -44,7 +44,7 @@ def extra_of(label: str, spec: SuiteSpec, items: int, new: int, base: TensorSour
         name, options = named_options(spec.decoding)
         decoding = load_decoding(spec.decoding)
         passes *= sum(decoding.heard(step) for step in range(new)) / new
-        expert = options.get("expert")
+        expert = options.get("expert") or options.get("augmented")
         told.append(f"decoding {name}" + (f" with {Path(expert).name}" if expert else ""))
         memory += _WIDTH * _parameters(expert, base) if expert else 0
     if spec.judge is not None:

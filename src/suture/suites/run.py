@@ -151,7 +151,9 @@ def measure(
     lm = replace(lm, cache=kept) if kept is not None else lm
     plain = lm
     if decoding is not None:
-        lm = replace(lm, decoding=decoding)
+        from suture.inference.decoding import decoded
+
+        lm = decoded(lm, decoding)
     other = None
     if before is not None:
         same = before is source or _fingerprint(before) == lm.fingerprint

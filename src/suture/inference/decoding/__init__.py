@@ -1,8 +1,9 @@
 """Decoding-time defences: nothing of the weights changes, each next token is chosen otherwise.
 
 A decoding says which voices it listens to and how their logits become one row. Attached to a loaded
-model (`lm.decoding`), every suite that generates measures it; log-likelihoods are the model's own
-and do not change. One file per method: `safe_decoding`, `self_cd`, `rose`.
+model (`decoded`), every suite that generates measures it; log-likelihoods are the model's own and
+do not change, unless the decoding is a distribution of its own (`whos_harry_potter`). One file per
+method: `safe_decoding`, `self_cd`, `rose`, `whos_harry_potter`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from suture.config import named_options
@@ -60,6 +62,15 @@ def decoding_kind(name: str) -> Any:
             fix=f"did you mean '{close}'?" if close else f"there are: {', '.join(known)}",
         )
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").DECODING
+
+
+def decoded(lm: LoadedModel, decoding: Decoding | None) -> LoadedModel:
+    """`lm` with a decoding; one that has a method `wrap` decides likelihoods too."""
+    wrap = getattr(decoding, "wrap", None)
+    if wrap is None:
+        return replace(lm, decoding=decoding)
+    found: LoadedModel = wrap(lm)
+    return found
 
 
 def load_decoding(text: str | Mapping[str, Any]) -> Decoding:
