@@ -27,12 +27,16 @@ _JSON = typer.Option("--json", help="one JSON object on standard output")
 def measure(
     suite: Annotated[
         str,
-        typer.Argument(help="safety, over-refusal, utility, open-ended, task, drift or speed"),
+        typer.Argument(help="safety, utility, tofu, ...: `suture list suites` names them all"),
     ],
     model: Annotated[
-        str, typer.Option("--model", help="checkpoint folder; with --replies any name will do")
-    ],
-    out: Annotated[Path, typer.Option("-o", "--output", help="measurement file to write")],
+        str | None,
+        typer.Option("--model", help="checkpoint folder; with --replies any name will do"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="measurement file to write; optional with --logs"),
+    ] = None,
     patch: Annotated[
         list[Path] | None, typer.Option("--patch", help="patches on the model, never written")
     ] = None,
@@ -65,6 +69,13 @@ def measure(
     replies: Annotated[
         Path | None, typer.Option("--replies", help="score these replies instead of generating")
     ] = None,
+    logs: Annotated[
+        Path | None, typer.Option("--logs", help="per-row log to score instead of a model (tofu)")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", help="log of a model that never saw the rows; or `none`"),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", help="at most so many items, spread evenly")
     ] = None,
@@ -80,6 +91,19 @@ def measure(
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Run one suite on one model; the replies go beside the file, readable by you only."""
+    from suture.suites import measure_log
+
+    asked = override({}, options or ())
+    if reference is not None:
+        asked["reference"] = reference
+    if logs is not None:
+        found = measure_log(suite, logs, options=asked)
+        if out is not None:
+            found.save(out, redact=redact)
+        show(found, out, json)
+        return
+    if model is None or out is None:
+        raise _missing("--model" if model is None else "-o")
     from suture.inference.decoding import load_decoding
     from suture.inference.loading import check_precision
     from suture.suites import load_suite
@@ -90,7 +114,6 @@ def measure(
     asks = asked_for(load_suite(suite))
     judged = None if judge is None else load_judge(judge, asks)
     decoded = None if decoding is None else load_decoding(decoding)
-    asked = override({}, options or ())
     precision = check_precision(dtype)
     if limit is not None and limit < 1:
         raise SutureError("E702", f"limit is {limit}", where="--limit", fix="give at least 1")
@@ -203,7 +226,16 @@ def compare(
     raise typer.Exit(ledger.exit_code)
 
 
-def show(measurement: Measurement, out: Path, as_json: bool) -> None:
+def _missing(option: str) -> SutureError:
+    return SutureError(
+        "E712",
+        f"missing option '{option}'",
+        where="suture measure",
+        fix="add --model DIR and -o FILE, or score a log with --logs FILE",
+    )
+
+
+def show(measurement: Measurement, out: Path | None, as_json: bool) -> None:
     """The averages with their 95% intervals, and where the judge's words lie."""
     from suture.ledger import judged_path
 
@@ -211,22 +243,23 @@ def show(measurement: Measurement, out: Path, as_json: bool) -> None:
     if as_json:
         head = {k: v for k, v in measurement.as_dict().items() if k != "rows"}
         known = {name: ends for name, ends in intervals.items() if ends is not None}
-        emit_json({**head, "ci95": known, "file": str(out)})
+        emit_json({**head, "ci95": known, "file": None if out is None else str(out)})
         return
     rows = [
         (
             name,
-            f"{value:.4f}",
+            f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3e}",
             "" if intervals[name] is None else "{:.3f} to {:.3f}".format(*intervals[name] or ()),
-            f"n={sum(name in row.scores for row in measurement.rows)}",
+            f"n={_count(measurement, name)}",
             f"{measurement.better[name]} is better",
         )
         for name, value in measurement.metrics.items()
         if name in measurement.better
     ]
     emit(table(rows))
-    emit(f"wrote {out}: {measurement.n} rows in {measurement.seconds:.1f} s")
-    if judged_path(out).is_file():
+    if out is not None:
+        emit(f"wrote {out}: {measurement.n} rows in {measurement.seconds:.1f} s")
+    if out is not None and judged_path(out).is_file():
         emit(f"the judge's own words: {judged_path(out)}")
     for name, value in measurement.metrics.items():
         if name.endswith("_unparsed") and value > _TOO_MANY:
@@ -234,8 +267,15 @@ def show(measurement: Measurement, out: Path, as_json: bool) -> None:
 
 
 def _interval(measurement: Measurement, name: str) -> tuple[float, float] | None:
-    """Wilson's where every score is 0 or 1, else BCa's of the mean; clusters count once."""
+    """Wilson's where every score is 0 or 1, else BCa's of the mean; clusters count once.
+
+    What is derived from all rows at once brings its own."""
+    own = measurement.derived.get(name, {}).get("interval")
+    if own is not None:
+        return float(own[0]), float(own[1])
     rows = [row for row in measurement.rows if name in row.scores]
+    if not rows:
+        return None
     scores = [row.scores[name] for row in rows]
     units = [row.cluster or row.item for row in rows]
     if name not in _SHARES_OF_A_REPLY and set(scores) <= {0.0, 1.0}:
@@ -246,6 +286,11 @@ def _interval(measurement: Measurement, name: str) -> tuple[float, float] | None
 
     found = bca_mean(scores, units, seed=0, name=f"{measurement.suite}.{name}")
     return found.low, found.high
+
+
+def _count(measurement: Measurement, name: str) -> int:
+    own = measurement.derived.get(name, {}).get("n")
+    return sum(name in row.scores for row in measurement.rows) if own is None else int(own)
 
 
 def spread(args: Sequence[str], flags: Collection[str], words: Collection[str] = ()) -> list[str]:

@@ -70,6 +70,61 @@ def text_likelihoods(
     return likelihood.likelihoods(lm, starts, ends, max_tokens=max_tokens)
 
 
+@dataclass(frozen=True)
+class TokenReading:
+    """What a model says to each token of a continuation, given all tokens before it.
+
+    `logprobs`: of the token. `greedy`: whether it was the argmax. `means`, `variances`: of log p
+    over the vocabulary, under p itself. Natural logarithms, float32.
+    """
+
+    logprobs: list[float]
+    greedy: list[bool]
+    means: list[float]
+    variances: list[float]
+
+
+def token_readings(
+    lm: LoadedModel,
+    contexts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    *,
+    max_tokens: int = MAX_TOKENS,
+) -> list[TokenReading]:
+    """Token by token what `lm` says to each continuation, in token ids, in order.
+
+    Tokens of contexts and padding are never among them. Raises SutureError E506 for a row that does
+    not fit the context, E509 for an empty context or continuation.
+    """
+    if len(contexts) != len(continuations):
+        raise SutureError("E509", f"{len(contexts)} contexts, {len(continuations)} continuations")
+    for row, pair in enumerate(zip(contexts, continuations, strict=True)):
+        if not all(pair):
+            raise SutureError("E509", "a context or continuation has no tokens", where=f"row {row}")
+    ids = [[*start, *end] for start, end in zip(contexts, continuations, strict=True)]
+    lm.check_rows(ids, "the longest prompt and answer")
+    rows = _Rows(ids, [len(end) for end in continuations])
+    found: dict[int, TokenReading] = {}
+    with torch.inference_mode():
+        for batch, width in _reply_batches(lm, rows, max_tokens):
+            logp = _tail_logits(lm, batch, width).float().log_softmax(-1)
+            targets = batch.ids[:, -width:].unsqueeze(-1)
+            p = logp.exp()
+            mean = (p * logp).sum(-1)
+            values = [
+                logp.gather(-1, targets).squeeze(-1),
+                (logp.argmax(-1, keepdim=True) == targets).squeeze(-1).float(),
+                mean,
+                (p * (logp - mean.unsqueeze(-1)).square()).sum(-1),
+            ]
+            chosen, greedy, means, variances = torch.stack(values).tolist()
+            for k, i in enumerate(batch.rows):
+                own = slice(width - rows.scored[i], None)  # what stands before it is not answer
+                said = [value > 0.5 for value in greedy[k][own]]
+                found[i] = TokenReading(chosen[k][own], said, means[k][own], variances[k][own])
+    return [found[i] for i in range(len(ids))]
+
+
 def bos(lm: LoadedModel) -> list[int]:
     """The token that begins a plain text, if this model's tokenizer puts one there."""
     from suture.data import beginning

@@ -266,6 +266,13 @@ def _find(role: Role, side: str, measured: Mapping[str, Measurement]) -> Measure
             else f"add --{side} FILE made by `suture measure {role.suite}`",
         )
     measurement = measured[role.suite]
+    if role.column in measurement.derived and role.column not in _columns(measurement):
+        raise SutureError(
+            "E606",
+            f"{role.metric} is one number about all rows: there is nothing to pair",
+            where=f"among the {side} files",
+            fix=f"take a score that every row has: {', '.join(_columns(measurement)[:4])}",
+        )
     if not any(role.column in row.scores for row in measurement.rows):
         known = {name for row in measurement.rows for name in row.scores}
         close = nearest(role.column, known)
@@ -278,6 +285,12 @@ def _find(role: Role, side: str, measured: Mapping[str, Measurement]) -> Measure
             else f"it has: {', '.join(sorted(known))}",
         )
     return measurement
+
+
+def _columns(measurement: Measurement) -> list[str]:
+    """The metrics that rows stand behind."""
+    names = {name for row in measurement.rows for name in row.scores}
+    return [name for name in measurement.metrics if name in names]
 
 
 def _by_suite(side: str, measurements: Sequence[Measurement]) -> dict[str, Measurement]:

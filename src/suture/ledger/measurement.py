@@ -75,6 +75,9 @@ class Measurement:
     `before`: fingerprint of the model that log-probabilities or KL refer to, if any.
     `replies_sha256`: of the replies scored, known even where they are not kept.
     `metrics`: mean of each score over the rows that have it. `better`: direction of each metric.
+    `derived`: by name what is known of a metric beyond its value: {value, definition, direction, n,
+    interval?, reference? (fingerprint), inputs?}. Here stand all metrics that are no mean of rows
+    (a p-value, an AUC, a harmonic mean); each is in `metrics` and `better` too.
     """
 
     suite: str
@@ -88,6 +91,7 @@ class Measurement:
     decoding: dict[str, Any] = field(default_factory=dict)
     scorer: dict[str, Any] = field(default_factory=dict)
     before: dict[str, Any] = field(default_factory=dict)
+    derived: dict[str, dict[str, Any]] = field(default_factory=dict)
     replies_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -99,7 +103,7 @@ class Measurement:
         head = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
-            if name not in ("rows", *_BESIDE)
+            if name not in ("rows", *_BESIDE) and (name != "derived" or self.derived)
         }
         return {**head, "rows": [_row_dict(row) for row in self.rows]}
 
@@ -163,7 +167,13 @@ class Measurement:
             raise _unusable(path, "'replies_sha256' is not a text")
         if any(value not in ("higher", "lower") for value in known["better"].values()):
             raise _unusable(path, "a value in 'better' is neither 'higher' nor 'lower'")
-        lost = sorted(set(known["metrics"]) - names)
+        derived = known.setdefault("derived", {})
+        if not isinstance(derived, dict) or not all(isinstance(d, dict) for d in derived.values()):
+            raise _unusable(path, "'derived' is not an object of objects")
+        for name, about in derived.items():
+            if about.get("value") != known["metrics"].get(name):
+                raise _unusable(path, f"'derived' and 'metrics' differ in '{name}'")
+        lost = sorted(set(known["metrics"]) - names - set(derived))
         if lost:
             raise _unusable(path, f"metric '{lost[0]}' has no row behind it")
         for name in _BESIDE:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["refuses now", "complies now", "changed", "same"]
 
+PERSONAL_SUITES = frozenset({"tofu", "unlearning"})  # their rows name people
 HARMLESS_SUITES = frozenset({"task", "drift", "speed"})
 _HARMLESS_AS_SHIPPED = frozenset({"open-ended"})  # with questions of one's own nobody knows
 _HARMLESS_SCORE = re.compile(r"harmless|(^|_)safe_")  # xstest_safe_refused, harmless_refused
@@ -24,7 +25,8 @@ _HARMLESS_SCORE = re.compile(r"harmless|(^|_)safe_")  # xstest_safe_refused, har
 class AnswerPair:
     """Two replies to one prompt.
 
-    `harmful`: the prompt is a harmful test input, so prompt and replies are shown folded only.
+    `harmful`: the prompt is a harmful test input or holds personal data (`personal`), so prompt and
+    replies are shown folded only.
     `scores_before`, `scores_after`: the item's scores, by name. `reference`: the reference
     model's reply. `share`: share of words that differ, 0 to 1. `judged_before`, `judged_after`:
     what a judge said to either reply, word for word.
@@ -42,6 +44,7 @@ class AnswerPair:
     share: float = 0.0
     judged_before: Sequence[JudgedRow] = ()
     judged_after: Sequence[JudgedRow] = ()
+    personal: bool = False
 
     @property
     def refused(self) -> tuple[bool, bool] | None:
@@ -88,6 +91,7 @@ def answer_pairs(
                     judged_before=words[0].get(old.item, ()),
                     judged_after=words[1].get(old.item, ()),
                     harmful=pair.harmful and not sound,
+                    personal=str(first.data.get("suite", first.suite)) in PERSONAL_SUITES,
                 )
                 pairs.append(pair)
     return tuple(sorted(pairs, key=lambda pair: (-pair.share, pair.suite, pair.item)))

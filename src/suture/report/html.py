@@ -61,10 +61,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Section:
-    """The answers of one suite, harmful test inputs apart from harmless ones."""
+    """The answers of one suite, harmful test inputs apart from harmless ones.
+
+    `personal`: they are folded because they name people, not because they do harm."""
 
     suite: str
     harmful: bool
+    personal: bool
     total: int
     groups: Sequence[Group]
 
@@ -98,7 +101,7 @@ def answer_sections(facts: ReportFacts, pairs: int, characters: int) -> list[Sec
             shown = [] if harmful and facts.redact else members[: pairs if kind != "same" else 8]
             cards = [_card(pair, characters) for pair in shown]
             groups.append(Group(kind, label, len(members), cards))
-        sections.append(Section(suite, harmful, len(found), groups))
+        sections.append(Section(suite, harmful, found[0].personal, len(found), groups))
     return sections
 
 

@@ -241,15 +241,24 @@ def _check_arguments(recipe: Recipe, method: Any, where: Path, lines: Any) -> No
 def _check_suites(recipe: Recipe, where: Path, lines: Any) -> None:
     from suture.suites import load_suite
 
-    metrics = {}
+    metrics, unpaired = {}, {}
     for label, spec in recipe.suites.items():
         try:
-            metrics[label] = load_suite(spec.suite or label, spec.options).metrics
+            suite = load_suite(spec.suite or label, spec.options)
+            metrics[label] = suite.metrics
+            unpaired[label] = getattr(suite, "unpaired", frozenset())
         except SutureError as error:
             error.where = _line(where, lines, "suites", label)
             raise
     for index, role in enumerate(recipe.roles):
         known = metrics[role.suite]
+        if role.column in unpaired[role.suite]:
+            raise SutureError(
+                "E722",
+                f"'{role.metric}' is one number about all rows: there is nothing to pair",
+                where=_line(where, lines, "roles", index),
+                fix=f"one of: {', '.join(m for m in known if m not in unpaired[role.suite])}",
+            )
         if role.column not in known:
             close = nearest(role.column, known)
             raise SutureError(

@@ -211,7 +211,7 @@ def _index(answer: Any) -> int:
 
 def file_rows(path: Path) -> Iterator[tuple[int, Raw]]:
     """(line or row number, columns) of every row."""
-    text = _text(path)
+    text = file_text(path)
     kind = [s for s in path.suffixes if s != ".gz"][-1:] or [""]
     if kind[0] in (".csv", ".tsv"):
         yield from _table(text, "\t" if kind[0] == ".tsv" else ",")
@@ -220,13 +220,22 @@ def file_rows(path: Path) -> Iterator[tuple[int, Raw]]:
         try:
             content = json.loads(text)
         except ValueError as error:
+            if str(error).startswith("Extra data"):  # JSON lines under the name of JSON
+                yield from _objects(path, _lines(path, text))
+                return
             raise _strange(path, 1, f"not JSON: {error}") from None
+        if isinstance(content, dict) and content.keys() & {"question", "prompt"}:
+            content = [content]  # JSON lines, of which there is one
         rows = content.get("examples") if isinstance(content, dict) else content
         if not isinstance(rows, list):
             raise _strange(path, 1, "neither a list nor an object with 'examples'")
         numbered: Iterator[tuple[int, Any]] = iter(enumerate(rows, 1))
     else:
         numbered = _lines(path, text)
+    yield from _objects(path, numbered)
+
+
+def _objects(path: Path, numbered: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Raw]]:
     for number, row in numbered:
         if not isinstance(row, dict):
             raise _strange(path, number, "the row is not an object")
@@ -260,7 +269,8 @@ def _table(text: str, delimiter: str) -> Iterator[tuple[int, Raw]]:
         yield number, {"question": row[0], "choices": row[1:-1], "answer": row[-1]}
 
 
-def _text(path: Path) -> str:
+def file_text(path: Path) -> str:
+    """The text of a file, plain or gzipped, with line feeds only."""
     try:
         raw = path.read_bytes()
         if path.suffix == ".gz":

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from suture.suites.judges import Judge
 
 # modules beside the suites that are none
-_NOT_SUITES = {"coherence", "common", "extraction", "importing", "jailbreaks", "judges"}
-_NOT_SUITES |= {"judging", "questions", "run", "scorers"}
+_NOT_SUITES = {"coherence", "common", "extraction", "forgetting", "importing", "jailbreaks"}
+_NOT_SUITES |= {"judges", "judging", "questions", "run", "scorers"}
 _BUILTIN = "builtin:"
 
 
@@ -127,6 +127,8 @@ def measure(
         "scorer": scored_by(scorer, judge),
         "decoding": {"greedy": True, "max_new_tokens": tokens},
     }
+    if (described := getattr(suite, "described", None)) is not None:
+        about["data"] |= described(items)
     if part is not None:
         about["data"]["part"] = list(part)
     if options:
@@ -134,7 +136,7 @@ def measure(
         about["decoding"]["asked"] = about["data"]["options"]
     began = time.monotonic()
     if replies is not None:
-        found = _in_order(items, load_replies(replies), Path(replies))
+        found = _in_order(_spoken(suite, items), load_replies(replies), Path(replies))
         about["model"] = _declared(source)
         about["decoding"] = {"declared": True}
         rows = suite.score(items, found, scorer)
@@ -182,6 +184,27 @@ def measure(
     return _measurement(suite, rows, answers.replies, words, about, began)
 
 
+def measure_log(
+    name: str, log: str | Path, *, options: Mapping[str, Any] | None = None
+) -> Measurement:
+    """Suite `name` on a log of rows instead of a model: tofu and unlearning (E558: any other).
+
+    `log`: TOFU's published per-row log or a measurement file. `options`: of the suite; `reference`
+    names the log to compare with.
+    """
+    suite = load_suite(name, options)
+    score_log = getattr(suite, "score_log", None)
+    if score_log is None:
+        raise SutureError(
+            "E558",
+            f"the suite {suite.name} reads no logs of rows",
+            where="--logs",
+            fix="use it with tofu or unlearning; `suture import` brings in other logs",
+        )
+    found: Measurement = score_log(Path(log), options or {})
+    return found
+
+
 def rescore(
     measurement: str | Path,
     replies: str | Path | None = None,
@@ -217,7 +240,7 @@ def rescore(
         )
     if scorer is None and suite.scorer is not None:
         scorer = scorers.load(suite.scorer)
-    found = _in_order(items, load_replies(texts), texts)
+    found = _in_order(_spoken(suite, items), load_replies(texts), texts)
     digest = replies_sha256(found)
     kept = {row.item: row.scores for row in old.rows}
     if digest != old.replies_sha256:
@@ -236,12 +259,13 @@ def rescore(
         rows, words = judged(suite, items, rows, found, judge, other)
     elif digest != old.replies_sha256:
         words = []
-    metrics = _in_suites_order(suite, mean_scores(rows))
+    metrics, derived = _numbers(suite, rows)
     directions = {**old.better, **suite.metrics}
     new = replace(
         old,
         rows=rows,
         metrics=metrics,
+        derived=derived,
         better={name: directions[name] for name in metrics if name in directions},
         scorer=scored_by(scorer, judge) if judge is not None else _again(scorer, old, rows),
         replies_sha256=digest,
@@ -261,11 +285,12 @@ def _measurement(
     about: dict[str, Any],
     began: float,
 ) -> Measurement:
-    metrics = _in_suites_order(suite, mean_scores(rows))
+    metrics, derived = _numbers(suite, rows)
     return Measurement(
         **about,
         n=len(rows),
         metrics=metrics,
+        derived=derived,
         better={name: suite.metrics[name] for name in metrics},
         rows=rows,
         versions=versions(),
@@ -274,6 +299,19 @@ def _measurement(
         replies=replies,
         judged=words,
     )
+
+
+def _numbers(suite: Suite, rows: list[Row]) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """The metrics, and what the suite derives from the rows.
+
+    A suite that derives anything (`derived(rows)`) says so for all its metrics; columns it does not
+    name are only what they follow from.
+    """
+    derive = getattr(suite, "derived", None)
+    if derive is None:
+        return _in_suites_order(suite, mean_scores(rows)), {}
+    derived: dict[str, dict[str, Any]] = derive(rows)
+    return {name: about["value"] for name, about in derived.items()}, derived
 
 
 def _in_suites_order(suite: Suite, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -337,6 +375,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _spoken(suite: Suite, items: list[Any]) -> list[Any]:
+    """The items that are replied to: all, unless the suite says which."""
+    asked = getattr(suite, "replied_to", None)
+    return items if asked is None else [item for item in items if asked(item)]
 
 
 def _in_order(items: Sequence[Any], replies: Sequence[ReplyRow], path: Path) -> list[ReplyRow]:

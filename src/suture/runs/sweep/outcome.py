@@ -96,7 +96,8 @@ def scores_of(measured: Sequence[Measurement]) -> dict[str, float]:
 def counts_of(measured: Sequence[Measurement]) -> dict[str, int]:
     """SUITE.METRIC -> rows that have the score."""
     return {
-        f"{found.suite}.{metric}": sum(metric in row.scores for row in found.rows)
+        f"{found.suite}.{metric}": found.derived.get(metric, {}).get("n")
+        or sum(metric in row.scores for row in found.rows)
         for found in measured
         for metric in found.metrics
     }
@@ -129,6 +130,8 @@ def difference(
     sides = [next((m for m in side if m.suite == suite), None) for side in (base, other)]
     old, new = sides
     if old is None or new is None or column not in old.metrics or column not in new.metrics:
+        return None
+    if not any(column in row.scores for row in old.rows):  # one number about all rows
         return None
     better = new.better.get(column, "higher")
     try:
