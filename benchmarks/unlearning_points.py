@@ -14,15 +14,16 @@ from typing import Any
 EPOCHS = 10  # of every unlearning; RKLD's paper looks for the first peak among as many
 FIXED = 5  # the epoch reported for every method, whatever its curve does
 BATCH_ROWS = 32
-RATES = (1e-4, 2.5e-4, 5e-4, 1e-3)
+RATES = (2e-5, 5e-5, 1e-4, 2.5e-4)
+AUGMENT_RATE = 2.5e-4  # of RKLD's augmented model: one teacher for every rate of the student
 STRENGTHS = {"WHP teacher": (2.0, 4.0, 8.0, 12.0), "task vector": (0.5, 1.0, 1.75, 2.5)}
 PEAK = "tofu.forget_quality"
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "RKLD": {"name": "rkld"},
-    "RKLD+RT": {"name": "rkld", "retain": "RT"},
-    "RKLD+KL": {"name": "rkld", "retain": "KL"},
-    "forward KL": {"name": "rkld", "direction": "forward"},
+    "RKLD": {"name": "rkld", "augment_rate": AUGMENT_RATE},
+    "RKLD+RT": {"name": "rkld", "augment_rate": AUGMENT_RATE, "retain": "RT"},
+    "RKLD+KL": {"name": "rkld", "augment_rate": AUGMENT_RATE, "retain": "KL"},
+    "forward KL": {"name": "rkld", "augment_rate": AUGMENT_RATE, "direction": "forward"},
     "GA": {"name": "gradient-ascent"},
     "GradDiff": {"name": "grad-diff"},
     "KL-min": {"name": "kl-min"},

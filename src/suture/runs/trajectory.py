@@ -14,7 +14,7 @@ RKLD's paper) and so looks better than it is.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from suture.checkpoint.jsonfile import read_json, write_atomic
 from suture.checkpoint.source import content_hash, fingerprint_of
 from suture.config import FrozenConfig
 from suture.errors import SutureError, nearest
+from suture.lazy import torch
 from suture.ledger import Better, Measurement
 from suture.patch import PatchWriter, drain
 from suture.progress import note
@@ -64,6 +65,9 @@ class MeasureSpec(FrozenConfig):
     )
     keep: Literal["none", "reported", "all"] = Field(
         "reported", description="of which epochs the patch is kept"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="what the measured model computes in"
     )
 
 
@@ -180,7 +184,7 @@ class _Epochs:
         home = self._home(epoch)
         if self.spec.keep != "none" and not (home / "patch").exists():
             self._write_patch(home / "patch", lm, model)
-        with as_written(lm, model) as live:
+        with as_written(lm, model, self.spec.dtype) as live:
             for label, spec in self.spec.suites.items():
                 take(label, spec, live).save(home / f"{label}.json")
         self._prune()
@@ -277,39 +281,51 @@ def _unknown(name: str, known: Iterable[str]) -> SutureError:
 
 
 @contextmanager
-def as_written(lm: LoadedModel, model: Any) -> Iterator[LoadedModel]:
+def as_written(
+    lm: LoadedModel, model: Any, dtype: Literal["float32", "bfloat16"] = "float32"
+) -> Iterator[LoadedModel]:
     """The model that would be written now: weights rounded to the source's types meanwhile.
 
-    An adapter's weights stay as they are, as its folder holds them in float32.
+    `model`: what is trained, `lm.model` or an adapter around it. An adapter's weights stay as they
+    are, as its folder holds them in float32. `dtype`: what it computes in.
     """
-    training = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    live = replace(lm)
+    masters = {name: one.data for name, one in model.named_parameters()}
+    training = {name for name, one in model.named_parameters() if one.requires_grad}
     if model is not lm.model:
-        hashes = [content_hash(to_bytes(one.detach())) for _, one in sorted(training.items())]
-        live.__dict__["fingerprint"] = content_hash(" ".join([lm.fingerprint, *hashes]).encode())
+        hashes = [content_hash(to_bytes(masters[name])) for name in sorted(training)]
+        own = content_hash(" ".join([lm.fingerprint, *hashes]).encode())
+        rounded = dict(masters)
+    else:
+        rounded = {
+            name: data.clone() if name in training else data for name, data in masters.items()
+        }
+        own = fingerprint_of(_rounded_entries(lm, masters, rounded, training))
+    live = replace(lm, dtype=getattr(torch, dtype))
+    live.__dict__["fingerprint"] = own  # instead of the source's
+    try:
+        for name, one in model.named_parameters():
+            one.data = rounded.pop(name).to(live.dtype)
         yield live
-        return
-    masters = {name: one.data for name, one in training.items()}
-    rounded = {name: data.clone() for name, data in masters.items()}
-    entries = []
+    finally:
+        for name, one in model.named_parameters():
+            one.data = masters[name]
+
+
+def _rounded_entries(
+    lm: LoadedModel,
+    masters: Mapping[str, torch.Tensor],
+    rounded: Mapping[str, torch.Tensor],
+    training: Collection[str],
+) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
+    """(name, dtype, shape, hash) of every tensor that would be written, which `rounded` takes."""
     for name, info in lm.source.tensors.items():
         spot = lm.places.get(name)
         if spot is None or spot.slot not in training:
-            entries.append((name, info.dtype, info.shape, lm.source.tensor_hash(name)))
+            yield name, info.dtype, info.shape, lm.source.tensor_hash(name)
             continue
         value = spot.region(masters[spot.slot]).to(torch_dtype(info.dtype))
         spot.region(rounded[spot.slot]).copy_(value)
-        entries.append(
-            (name, info.dtype, info.shape, content_hash(to_bytes(value.cpu().contiguous())))
-        )
-    live.__dict__["fingerprint"] = fingerprint_of(entries)  # instead of the source's
-    try:
-        for name, one in training.items():
-            one.data = rounded[name]
-        yield live
-    finally:
-        for name, one in training.items():
-            one.data = masters[name]
+        yield name, info.dtype, info.shape, content_hash(to_bytes(value.cpu().contiguous()))
 
 
 def _chart(found: Trajectory) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +33,8 @@ from suture.training.texts import pieces
 if TYPE_CHECKING:
     from suture.checkpoint import TensorSource
     from suture.inference import LoadedModel
+
+OnEpoch = Callable[[int, "LoadedModel", Any], None]  # (passes done, model, what is trained of it)
 
 
 class DataFile(FrozenConfig):
@@ -130,7 +133,7 @@ def run_recipe(
     recipe: TrainRecipe,
     source: TensorSource | None = None,
     *,
-    on_epoch: Callable[[int, LoadedModel, Any], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainReport:
     """Train and write; the same call resumes a killed run and ends in the same bytes.
 
@@ -191,7 +194,7 @@ def run_recipe(
         state=state,
         identity=_identity(recipe, source, kept),
         label=out.name,
-        on_epoch=on_epoch and (lambda epochs: on_epoch(epochs, lm, model)),
+        on_epoch=None if on_epoch is None else partial(_with_models, on_epoch, lm, model),
     )
     info: dict[str, Any] | None = None
     if recipe.lora and recipe.output:
@@ -209,6 +212,10 @@ def run_recipe(
             info = writer.info.as_dict()
     shutil.rmtree(state, ignore_errors=True)
     return _report(recipe, info, len(examples), result, peak_memory(lm.device))
+
+
+def _with_models(on_epoch: OnEpoch, lm: LoadedModel, model: Any, epochs: int) -> None:
+    on_epoch(epochs, lm, model)
 
 
 def read_part(part: DataFile) -> list[AnsweredPair]:
