@@ -124,11 +124,11 @@ def test_an_adapter_is_measured_too(base: Path) -> None:
 
 
 def test_refusals(base: Path) -> None:
-    with pytest.raises(SutureError, match=r"E741[\s\S]*accuracy"):
+    with pytest.raises(SutureError, match=r"E745[\s\S]*accuracy"):
         run_training(recipe(base, "p", {"peak": "known.acuracy"}))
     run_training(recipe(base, "p", {"keep": "none"}))
     shutil.rmtree(base.parent / "p")
-    with pytest.raises(SutureError, match="E740"):
+    with pytest.raises(SutureError, match="E744"):
         run_training(recipe(base, "p", {"fixed": 1}))
     with pytest.raises(SutureError, match="epochs"):
         recipe(base, "p", train={**TRAIN, "epochs": None, "steps": 3})

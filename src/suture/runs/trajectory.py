@@ -145,8 +145,8 @@ def run_training(
 ) -> tuple[TrainReport, Trajectory | None]:
     """Train, and measure where the recipe asks for it; the same call resumes.
 
-    Errors: those of `run_recipe` and of the suites, E740 the folder of epochs is another run's,
-    E741 no epoch is measured, or none has the metric that is to peak.
+    Errors: those of `run_recipe` and of the suites, E744 the folder of epochs is another run's,
+    E745 no epoch is measured, or none has the metric that is to peak.
     """
     if recipe.measure is None:
         return run_recipe(recipe, source), None
@@ -211,7 +211,7 @@ class _Epochs:
         epochs = self.read()
         if not epochs:
             raise SutureError(
-                "E741",
+                "E745",
                 "the training ended before an epoch was measured",
                 where=str(self.folder),
                 fix="train longer, or measure every epoch",
@@ -261,7 +261,7 @@ class _Epochs:
         facts = {"recipe": self.recipe.fingerprint()}
         if mark.exists() and read_json(mark) != facts:
             raise SutureError(
-                "E740",
+                "E744",
                 "this folder holds the epochs of another recipe",
                 where=str(self.folder),
                 fix="remove it, or choose another output",
@@ -273,7 +273,7 @@ class _Epochs:
 def _unknown(name: str, known: Iterable[str]) -> SutureError:
     close = nearest(name, known := sorted(known))
     return SutureError(
-        "E741",
+        "E745",
         f"no metric is called '{name}'",
         where="measure.peak",
         fix=f"did you mean '{close}'?" if close else f"there are: {', '.join(known)}",
