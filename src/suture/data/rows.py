@@ -19,7 +19,7 @@ from suture.errors import SutureError
 TEXT_FILES = (".txt", ".md")
 
 
-def read_rows(path: str | Path, *, limit: int | None = None) -> list[AnsweredPair]:
+def read_answered(path: str | Path, *, limit: int | None = None) -> list[AnsweredPair]:
     """The rows of `path`, plain texts as `Passage`; at most the first `limit`.
 
     Errors as in `read_jsonl`, all with file and line; E306 also for a first row of no known form,

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from suture.checkpoint import TensorEdit
 from suture.config import FrozenConfig, override, read_yaml
-from suture.data import AnsweredPair, ChatTemplate, Pair, Passage, encode, read_rows
+from suture.data import AnsweredPair, ChatTemplate, Pair, Passage, encode, read_answered
 from suture.errors import SutureError
 from suture.lazy import torch
 from suture.training.batches import Example
@@ -177,7 +177,7 @@ def run_recipe(recipe: TrainRecipe, source: TensorSource | None = None) -> Train
 
 def read_part(part: DataFile) -> list[AnsweredPair]:
     """The rows of one file, all with a response (E306), `repeat` times over."""
-    return read_rows(part.file, limit=part.limit) * part.repeat
+    return read_answered(part.file, limit=part.limit) * part.repeat
 
 
 def encode_rows(
