@@ -498,7 +498,9 @@ def test_a_tokenizer_that_begins_texts_begins_every_piece() -> None:
     class Beginning:
         bos_token_id = 1
 
-        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        def __call__(
+            self, text: str, add_special_tokens: bool = True, verbose: bool = True
+        ) -> dict[str, list[int]]:
             return {"input_ids": [1] * add_special_tokens + [ord(c) for c in text]}
 
     found = pieces(Beginning(), "abcde", 3)
