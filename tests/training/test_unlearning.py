@@ -320,7 +320,9 @@ def test_the_kl_runs_from_before_to_now_on_answers_alone(lm: LoadedModel) -> Non
     given = material(lm)
     term, rows = RetainTerm("KL", given), RetainRows(given)
     before = load(lm.source).model
-    shaken(lm, 6.0)
+    with torch.no_grad():  # sharper than before
+        for weight in lm.model.parameters():
+            weight.mul_(3.0)
     kept = rows_of(rows.draw(3, torch.device("cpu")))
     forward, backward = [], []
     for row in kept:
@@ -328,7 +330,7 @@ def test_the_kl_runs_from_before_to_now_on_answers_alone(lm: LoadedModel) -> Non
         forward.append((p.exp() * (p - q)).sum(-1))
         backward.append((q.exp() * (q - p)).sum(-1))
     right, wrong = (float(torch.cat(one).mean().detach()) for one in (forward, backward))
-    assert abs(right - wrong) > 0.01 * right
+    assert abs(right - wrong) > 0.05 * right
     assert float(term(lm.model, 3).detach()) == pytest.approx(right, rel=1e-4)
 
 
