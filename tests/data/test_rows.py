@@ -8,32 +8,32 @@ from typing import Any
 import pytest
 
 from helpers import write_jsonl
-from suture.data import AnsweredPair, Passage, read_rows
+from suture.data import AnsweredPair, Passage, read_answered
 from suture.errors import SutureError
 
 
 def test_questions_and_answers_are_prompts_and_responses(tmp_path: Path) -> None:
     asked = [{"question": "q1", "answer": "a1", "cluster": "c"}, {"question": "q2", "answer": "a2"}]
-    found = read_rows(write_jsonl(tmp_path / "a.jsonl", asked))
+    found = read_answered(write_jsonl(tmp_path / "a.jsonl", asked))
     chat = [{"prompt": "q1", "response": "a1", "cluster": "c"}, {"prompt": "q2", "response": "a2"}]
-    assert found == read_rows(write_jsonl(tmp_path / "b.jsonl", chat))
+    assert found == read_answered(write_jsonl(tmp_path / "b.jsonl", chat))
     assert [type(row) for row in found] == [AnsweredPair] * 2
     assert found[0].id == "1"
     assert found[0].cluster == "c"
 
 
 def test_texts_are_passages_with_nothing_that_asks(tmp_path: Path) -> None:
-    rows = read_rows(write_jsonl(tmp_path / "a.jsonl", [{"text": "One."}, {"text": "Two."}]))
+    rows = read_answered(write_jsonl(tmp_path / "a.jsonl", [{"text": "One."}, {"text": "Two."}]))
     assert rows == [Passage(id="1", response="One."), Passage(id="2", response="Two.")]
     assert rows[0].prompt == ""
     file = tmp_path / "book.txt"
     file.write_bytes(b"\xef\xbb\xbfOne.\r\nTwo.\n")
-    assert read_rows(file) == [Passage(id="book.txt", response="One.\nTwo.\n")]
+    assert read_answered(file) == [Passage(id="book.txt", response="One.\nTwo.\n")]
 
 
 def test_the_limit_holds_in_every_form(tmp_path: Path) -> None:
     rows = [{"question": f"q{i}", "answer": "a"} for i in range(5)]
-    assert len(read_rows(write_jsonl(tmp_path / "a.jsonl", rows), limit=2)) == 2
+    assert len(read_answered(write_jsonl(tmp_path / "a.jsonl", rows), limit=2)) == 2
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_limit_holds_in_every_form(tmp_path: Path) -> None:
 def test_refusals_name_file_and_line(tmp_path: Path, rows: Any, code: str, where: str) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
     with pytest.raises(SutureError) as caught:
-        read_rows(file)
+        read_answered(file)
     assert caught.value.code == code
     assert str(caught.value.where).startswith(f"{file}{where}")
 
@@ -61,12 +61,12 @@ def test_text_files_without_text_and_of_other_encodings(tmp_path: Path) -> None:
     for content, code in ((b" \n", "E302"), (b"one\n\xff", "E303")):
         file.write_bytes(content)
         with pytest.raises(SutureError) as caught:
-            read_rows(file)
+            read_answered(file)
         assert caught.value.code == code
     with pytest.raises(SutureError) as caught:
-        read_rows(tmp_path / "none.jsonl")
+        read_answered(tmp_path / "none.jsonl")
     assert caught.value.code == "E301"
     (tmp_path / "empty.jsonl").write_bytes(b"\n\n")
     with pytest.raises(SutureError) as caught:
-        read_rows(tmp_path / "empty.jsonl")
+        read_answered(tmp_path / "empty.jsonl")
     assert caught.value.code == "E302"

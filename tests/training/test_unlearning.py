@@ -316,6 +316,24 @@ def test_kl_holds_still_where_nothing_changed(lm: LoadedModel) -> None:
     assert float(gradient(loss, lm.model).abs().max()) < 1e-6
 
 
+def test_the_kl_runs_from_before_to_now_on_answers_alone(lm: LoadedModel) -> None:
+    given = material(lm)
+    term, rows = RetainTerm("KL", given), RetainRows(given)
+    before = load(lm.source).model
+    with torch.no_grad():  # sharper than before
+        for weight in lm.model.parameters():
+            weight.mul_(3.0)
+    kept = rows_of(rows.draw(3, torch.device("cpu")))
+    forward, backward = [], []
+    for row in kept:
+        p, q = (table(model, row)[0].log_softmax(-1) for model in (before, lm.model))
+        forward.append((p.exp() * (p - q)).sum(-1))
+        backward.append((q.exp() * (q - p)).sum(-1))
+    right, wrong = (float(torch.cat(one).mean().detach()) for one in (forward, backward))
+    assert abs(right - wrong) > 0.005 * right
+    assert float(term(lm.model, 3).detach()) == pytest.approx(right, rel=1e-4)
+
+
 def test_hand_computed_cases_of_three_tokens() -> None:
     p = torch.tensor([0.5, 0.25, 0.125], dtype=torch.float64)
     nll = -p.log()
@@ -480,6 +498,23 @@ def test_a_killed_run_ends_in_the_same_patch(
     assert next(calls) == 5 + 2 + 1  # killed in the fourth step, and went on behind the second
 
 
+def test_a_retain_term_without_rows_is_refused_by_the_recipe(tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "base", vocab=300)
+    columns = [{"prompt": row.prompt, "response": row.response} for row in FORGET]
+    write_jsonl(tmp_path / "forget.jsonl", columns)
+    for objective in ({"name": "npo", "retain": "RT"}, {"name": "grad-diff"}, {"name": "rmu"}):
+        values = {
+            "model": tmp_path / "base", "data": [{"file": tmp_path / "forget.jsonl"}],
+            "patch": tmp_path / "p", "objective": objective, "train": {"steps": 1},
+        }  # fmt: skip
+        with pytest.raises(SutureError) as lacking:
+            run_recipe(TrainRecipe.load(values))
+        assert lacking.value.code == "E911"
+    with pytest.raises(SutureError) as unknown:
+        TrainRecipe.load(values | {"objective": {"name": "npo", "retain": "rt"}})
+    assert unknown.value.code == "E702"
+
+
 def test_plain_texts_are_cut_into_pieces_in_which_everything_counts(lm: LoadedModel) -> None:
     text = "the quick brown fox jumps over the lazy dog, " * 6
     ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -498,7 +533,9 @@ def test_a_tokenizer_that_begins_texts_begins_every_piece() -> None:
     class Beginning:
         bos_token_id = 1
 
-        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        def __call__(
+            self, text: str, add_special_tokens: bool = True, verbose: bool = True
+        ) -> dict[str, list[int]]:
             return {"input_ids": [1] * add_special_tokens + [ord(c) for c in text]}
 
     found = pieces(Beginning(), "abcde", 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from suture.data.chat import ChatTemplate, Encoded, beginning, encode
 from suture.data.reader import read_jsonl, sha256_file
 from suture.data.records import AnsweredPair, Choice, Pair, Passage, Prompt
-from suture.data.rows import read_rows
+from suture.data.rows import read_answered
 
 __all__ = [
     "AnsweredPair",
@@ -17,7 +17,7 @@ __all__ = [
     "Prompt",
     "beginning",
     "encode",
+    "read_answered",
     "read_jsonl",
-    "read_rows",
     "sha256_file",
 ]

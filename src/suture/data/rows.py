@@ -19,8 +19,8 @@ from suture.errors import SutureError
 TEXT_FILES = (".txt", ".md")
 
 
-def read_rows(path: str | Path, *, limit: int | None = None) -> list[AnsweredPair]:
-    """The rows of `path`, plain texts as `Passage`; at most the first `limit`.
+def read_answered(path: str | Path, *, limit: int | None = None) -> list[AnsweredPair]:
+    """The rows of `path`, plain texts as `Passage`; at most the first `limit` of a JSONL file.
 
     Errors as in `read_jsonl`, all with file and line; E306 also for a first row of no known form,
     E302 for a text file without text.
@@ -29,9 +29,9 @@ def read_rows(path: str | Path, *, limit: int | None = None) -> list[AnsweredPai
     if path.suffix.lower() in TEXT_FILES:
         return [Passage(id=path.name, response=read_text(path))]
     keys = set(first_row(path))
-    if "prompt" in keys:
+    if keys & {"prompt", "response"}:
         return read_jsonl(path, AnsweredPair, limit=limit)
-    if keys >= {"question", "answer"}:
+    if keys & {"question", "answer"}:
         return [row.pair() for row in read_jsonl(path, QuestionAnswer, limit=limit)]
     if "text" in keys:
         return [row.pair() for row in read_jsonl(path, PlainText, limit=limit)]

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from suture.checkpoint import TensorEdit
 from suture.config import FrozenConfig, override, read_yaml
-from suture.data import AnsweredPair, ChatTemplate, Pair, Passage, encode, read_rows
+from suture.data import AnsweredPair, ChatTemplate, Pair, Passage, encode, read_answered
 from suture.errors import SutureError
 from suture.lazy import torch
 from suture.training.batches import Example
@@ -220,7 +220,7 @@ def _with_models(on_epoch: OnEpoch, lm: LoadedModel, model: Any, epochs: int) ->
 
 def read_part(part: DataFile) -> list[AnsweredPair]:
     """The rows of one file, all with a response (E306), `repeat` times over."""
-    return read_rows(part.file, limit=part.limit) * part.repeat
+    return read_answered(part.file, limit=part.limit) * part.repeat
 
 
 def named_rows(parts: Sequence[DataFile]) -> list[tuple[str, AnsweredPair]]:

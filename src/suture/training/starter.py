@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from suture.data import Passage, read_rows
+from suture.data import Passage, read_answered
 from suture.errors import SutureError
 from suture.recipes import recipe_path
 
@@ -37,7 +37,7 @@ def forget_recipe(
     counts = {"forget": 0, "forget_texts": 0, "retain": 0, "retain_texts": 0}
     for side, files in (("forget", forget), ("retain", retain)):
         for file in files:
-            rows = read_rows(file)
+            rows = read_answered(file)
             counts[side] += len(rows)
             counts[f"{side}_texts"] += sum(isinstance(row, Passage) for row in rows)
     if model is not None:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from suture.config import named_options
 from suture.errors import SutureError, nearest
+from suture.lazy import torch
 
 if TYPE_CHECKING:
-    import torch
+    from pathlib import Path
 
-    from suture.inference.loading import LoadedModel
+    from suture.inference.loading import LoadedModel, Precision
 
 
 class Decoding(Protocol):
@@ -71,6 +72,35 @@ def decoded(lm: LoadedModel, decoding: Decoding | None) -> LoadedModel:
         return replace(lm, decoding=decoding)
     found: LoadedModel = wrap(lm)
     return found
+
+
+def second_model(
+    lm: LoadedModel, folder: Path | None, loaded: LoadedModel | None, *, role: str, option: str
+) -> LoadedModel:
+    """The model that a decoding listens to beside `lm`: the one already `loaded`, or `folder` (a
+    checkpoint, an adapter or a patch of `lm`), loaded like `lm` and with its template.
+
+    `role`: what it is to the decoding, `option`: how it is given, both for E533: no such model, or
+    one of another tokenizer.
+    """
+    from suture.inference.loading import load
+    from suture.patch import open_model
+
+    if loaded is None:
+        if folder is None:
+            raise SutureError("E533", f"this decoding needs {role}", fix=f"--decoding {option}=DIR")
+        precision: Precision = "bfloat16" if lm.dtype == torch.bfloat16 else "float32"
+        loaded = load(open_model(folder, base=lm.source), device=str(lm.device), dtype=precision)
+        loaded.template = lm.template
+    if loaded.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
+        raise SutureError(
+            "E533",
+            f"the model and {role} have different tokenizers",
+            where=f"{lm.source.path} and {loaded.source.path}",
+            why="what they say of different tokens cannot be combined",
+            fix="train that model from this one",
+        )
+    return loaded
 
 
 def load_decoding(text: str | Mapping[str, Any]) -> Decoding:

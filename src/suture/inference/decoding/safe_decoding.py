@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PrivateAttr
 
 from suture.config import FrozenConfig
-from suture.errors import SutureError
+from suture.inference.decoding import second_model
 from suture.lazy import torch
 
 if TYPE_CHECKING:
-    from suture.inference.loading import LoadedModel, Precision
+    from suture.inference.loading import LoadedModel
 
 _FLOOR = 1e-8
 
@@ -51,16 +51,9 @@ class SafeDecoding(FrozenConfig):
     def voices(
         self, lm: LoadedModel, system: str | None
     ) -> Sequence[tuple[LoadedModel, str | None]]:
-        if self._expert is None:
-            self._expert = self._load(lm)
-        if self._expert.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
-            raise SutureError(
-                "E533",
-                "base model and expert have different tokenizers",
-                where=f"{lm.source.path} and {self._expert.source.path}",
-                why="probabilities of different tokens cannot be added",
-                fix="train the expert from the base model",
-            )
+        self._expert = second_model(
+            lm, self.expert, self._expert, role="an expert", option="safe-decoding:expert"
+        )
         return [(lm, system), (self._expert, system)]
 
     def heard(self, step: int) -> int:
@@ -78,22 +71,6 @@ class SafeDecoding(FrozenConfig):
         mixed = (base + self.alpha * (expert - base)).clamp(min=_FLOOR)
         mixed = torch.where(space, mixed, mixed.new_zeros(()))
         return (mixed / mixed.sum(-1, keepdim=True)).log()
-
-    def _load(self, lm: LoadedModel) -> LoadedModel:
-        from suture.inference.loading import load
-        from suture.patch import open_model
-
-        if self.expert is None:
-            raise SutureError(
-                "E533",
-                "safe-decoding needs an expert",
-                fix="--decoding safe-decoding:expert=DIR (a checkpoint or a LoRA folder)",
-            )
-        source = open_model(self.expert, base=lm.source)
-        precision: Precision = "bfloat16" if lm.dtype == torch.bfloat16 else "float32"
-        expert = load(source, device=str(lm.device), dtype=precision)
-        expert.template = lm.template
-        return expert
 
 
 def _ranks(p: torch.Tensor) -> torch.Tensor:

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field, PrivateAttr
 
 from suture.config import FrozenConfig
-from suture.errors import SutureError
+from suture.inference.decoding import second_model
 from suture.lazy import torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from suture.inference.loading import LoadedModel, Precision
+    from suture.inference.loading import LoadedModel
 
 
 def unlearning_logits(
@@ -77,7 +77,7 @@ class WhosHarryPotter(FrozenConfig):
     def voices(
         self, lm: LoadedModel, system: str | None
     ) -> Sequence[tuple[LoadedModel, str | None]]:
-        return [(lm, system), (self._loaded(lm), system)]
+        return [(lm, system), (self._second(lm), system)]
 
     def heard(self, step: int) -> int:
         return 2
@@ -95,38 +95,20 @@ class WhosHarryPotter(FrozenConfig):
         Nothing is kept in an answer cache: its keys know one model's weights. Errors: E533 without
         an augmented model, or with one of another tokenizer.
         """
-        pair = _Pair([lm.model, self._loaded(lm).model], lambda logits: self.combine(0, logits))
+        pair = _Pair([lm.model, self._second(lm).model], lambda logits: self.combine(0, logits))
         whole = _Whole(self.identity)
         return replace(lm, model=cast("PreTrainedModel", pair), decoding=whole, cache=None)
 
-    def _loaded(self, lm: LoadedModel) -> LoadedModel:
-        if self._augmented is None:
-            self._augmented = self._load(lm)
-        if self._augmented.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
-            raise SutureError(
-                "E533",
-                "the model and its augmented one have different tokenizers",
-                where=f"{lm.source.path} and {self._augmented.source.path}",
-                why="logits of different tokens cannot be subtracted",
-                fix="train the augmented model from this one",
-            )
+    def _second(self, lm: LoadedModel) -> LoadedModel:
+        self._augmented = second_model(
+            lm,
+            self.augmented,
+            self._augmented,
+            role="an augmented one",
+            option="whos-harry-potter:augmented",
+        )
         found: LoadedModel = self._augmented
         return found
-
-    def _load(self, lm: LoadedModel) -> LoadedModel:
-        from suture.inference.loading import load
-        from suture.patch import open_model
-
-        if self.augmented is None:
-            raise SutureError(
-                "E533",
-                "whos-harry-potter needs an augmented model",
-                fix="--decoding whos-harry-potter:augmented=DIR (this model, trained further on "
-                "what is to be forgotten)",
-            )
-        source = open_model(self.augmented, base=lm.source)
-        precision: Precision = "bfloat16" if lm.dtype == torch.bfloat16 else "float32"
-        return load(source, device=str(lm.device), dtype=precision)
 
 
 class _Whole:
