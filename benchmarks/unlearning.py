@@ -122,7 +122,7 @@ def run(arm: str, count: int, small: bool) -> Row:
     model = random_model(small)
     examples = random_rows(count, model.config.vocab_size)
     settings = TrainConfig(
-        epochs=EPOCHS, batch_rows=8, batch_tokens=256, learning_rate=1e-5, warmup=0,
+        epochs=EPOCHS, batch_rows=8, batch_tokens=128, learning_rate=1e-5, warmup=0,
         schedule="constant", compute="float32", save_every=10**6,
     )  # fmt: skip
     way, what = arm.split("-")
@@ -245,8 +245,8 @@ def npo(model: Any, examples: list[Any], settings: Any, *, trainer: bool) -> Row
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
-            folder, num_train_epochs=EPOCHS, per_device_train_batch_size=4,
-            gradient_accumulation_steps=2, learning_rate=settings.learning_rate, use_cpu=True,
+            folder, num_train_epochs=EPOCHS, per_device_train_batch_size=2,
+            gradient_accumulation_steps=4, learning_rate=settings.learning_rate, use_cpu=True,
             lr_scheduler_type="constant", save_strategy="no", logging_strategy="no",
             report_to=[], remove_unused_columns=False, disable_tqdm=True,
             weight_decay=settings.weight_decay, optim="adamw_torch",

@@ -155,7 +155,7 @@ def run_recipe(
             "a LoRA run writes an adapter, not a patch",
             fix="drop `patch`, then: suture diff BASE ADAPTER -o PATCH --aligned BASE",
         )
-    data, retain, dev = (read_rows(parts) for parts in (recipe.data, recipe.retain, recipe.dev))
+    data, retain, dev = (named_rows(parts) for parts in (recipe.data, recipe.retain, recipe.dev))
     if recipe.objective.needs_retain and not retain:
         raise SutureError(
             "E911",
@@ -209,7 +209,7 @@ def read_part(part: DataFile) -> list[AnsweredPair]:
     return read_jsonl(part.file, AnsweredPair, limit=part.limit) * part.repeat
 
 
-def read_rows(parts: Sequence[DataFile]) -> list[tuple[str, AnsweredPair]]:
+def named_rows(parts: Sequence[DataFile]) -> list[tuple[str, AnsweredPair]]:
     """The rows of some files, each with the name that errors call it by: FILE:ID."""
     return [(f"{part.file}:{row.id}", row) for part in parts for row in read_part(part)]
 
