@@ -3,7 +3,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suture.training.batches import Example, batches_from, collate, epoch_plan
+from suture.training.batches import (
+    Example,
+    batches_from,
+    collate,
+    epoch_plan,
+    epoch_steps,
+    steps_from,
+)
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 
@@ -53,3 +60,42 @@ def test_collate_masks_prompt_and_padding():
     assert batch.ids.tolist() == [[7, 8, 9], [4, 0, 0]]
     assert batch.attend.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch.labels.tolist() == [[-100, 8, 9], [4, -100, -100]]
+
+
+@given(lengths, st.integers(8, 200), st.integers(1, 30), st.integers(0, 5))
+def test_steps_of_rows_hold_every_row_once_and_fit_in_pieces(rows, batch_tokens, batch_rows, seed):
+    steps = epoch_steps(
+        rows, batch_tokens=batch_tokens, batch_rows=batch_rows, accumulate=1, seed=seed, epoch=2
+    )
+    assert sorted(i for step in steps for part in step for i in part) == list(range(len(rows)))
+    sizes = [sum(map(len, step)) for step in steps]
+    assert sizes[:-1] == [batch_rows] * (len(steps) - 1)
+    assert 0 < sizes[-1] <= batch_rows
+    for part in (part for step in steps for part in step):
+        assert len(part) == 1 or len(part) * max(rows[i] for i in part) <= batch_tokens
+
+
+def test_steps_resume_anywhere_and_count_what_came_before():
+    examples = [Example(tuple(range(1, 3 + i % 7))) for i in range(30)]
+    for how in ({"batch_rows": 7, "accumulate": 1}, {"batch_rows": None, "accumulate": 3}):
+        given = {"batch_tokens": 24, "seed": 3, **how}
+        whole = steps_from(examples, **given, first_step=0)
+        reference = [next(whole) for _ in range(25)]
+        before = 0
+        for step in reference:
+            assert step.before == before
+            before += len(step.batches)
+        for first in (1, 4, 5, 17):
+            stream = steps_from(examples, **given, first_step=first)
+            for expected in reference[first:]:
+                found = next(stream)
+                assert (found.before, found.epoch, found.last) == (
+                    expected.before, expected.epoch, expected.last,
+                )  # fmt: skip
+                for ours, theirs in zip(found.batches, expected.batches, strict=True):
+                    assert ours.ids.tolist() == theirs.ids.tolist()
+    ends = [step.last for step in reference]
+    assert ends.index(True) + 1 == len(
+        epoch_steps([len(e.ids) for e in examples], batch_tokens=24, batch_rows=None,
+                    accumulate=3, seed=3, epoch=0)
+    )  # fmt: skip

@@ -4,12 +4,13 @@ import itertools
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from suture.errors import SutureError
 from suture.training.batches import Example, collate
-from suture.training.loop import TrainConfig, next_token_loss, train
-from suture.training.schedule import rate
+from suture.training.loop import EnoughTraining, TrainConfig, next_token_loss, train
+from suture.training.schedule import rate, resolved, steps_of
 
 
 def tiny(seed: int = 0) -> LlamaForCausalLM:
@@ -92,6 +93,14 @@ def test_refusals():
         broken.model.norm.weight.fill_(float("inf"))
     with pytest.raises(SutureError, match="E902"):
         train(broken, EXAMPLES, settings())
+    with pytest.raises(SutureError, match="E914"):
+        train(tiny(), EXAMPLES, settings(patience=1))
+    for wrong in ({"steps": None}, {"epochs": 2}, {"batch_rows": 2, "accumulate": 2}):
+        with pytest.raises(SutureError, match="E702"):
+            TrainConfig.load({"steps": 3} | wrong)
+    for wrong in (-1, "week"):
+        with pytest.raises(SutureError, match="E702"):
+            TrainConfig.load({"steps": 3, "warmup": wrong})
 
 
 def test_schedule():
@@ -102,3 +111,184 @@ def test_schedule():
     assert all(a > b for a, b in itertools.pairwise(rates[2:]))
     assert 0.1 < rates[-1] < 0.2
     assert rate(settings(schedule="constant"), 7) == 1.0
+
+
+def flat(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def by_rows(model, batch):
+    """A loss that is a mean over rows: of the mean over each row's tokens."""
+    parts = []
+    for ids, attend, labels in zip(batch.ids, batch.attend, batch.labels, strict=True):
+        end = int(attend.sum())
+        row = collate([Example(tuple(ids[:end].tolist()), int((labels == -100)[:end].sum()))])
+        parts.append(next_token_loss(model, row))
+    return torch.stack(parts).mean()
+
+
+by_rows.weight = lambda batch: len(batch.ids)
+
+
+@pytest.mark.parametrize("objective", [None, by_rows])
+def test_a_step_of_so_many_rows_does_not_depend_on_how_it_was_cut(objective):
+    found = []
+    for tokens in (1000, 30, 8):
+        model = tiny()
+        one = settings(steps=1, batch_rows=10, batch_tokens=tokens, clip=1e9, warmup=0)
+        result = train(model, EXAMPLES, one, objective=objective)
+        found.append((result.losses[0], flat(model)))
+    for loss, weights in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-5)
+        torch.testing.assert_close(weights, found[0][1], rtol=1e-3, atol=1e-4)
+    assert (found[0][1] - flat(tiny())).abs().max() > 5e-3
+
+
+def test_accumulated_gradients_are_those_of_all_tokens_together():
+    seen = []
+
+    def objective(model, batch):
+        seen.append(batch)
+        return next_token_loss(model, batch)
+
+    model = tiny()
+    one = settings(steps=1, accumulate=3, weight_decay=0.0)
+    result = train(model, EXAMPLES, one, objective=objective)
+    assert len(seen) == 3
+    fresh = tiny()
+    losses = [next_token_loss(fresh, batch) for batch in seen]
+    tokens = [int((batch.labels[:, 1:] != -100).sum()) for batch in seen]
+    assert len(set(tokens)) > 1  # a mean of means would be another number
+    mean = sum(n * loss for n, loss in zip(tokens, losses, strict=True)) / sum(tokens)
+    assert result.losses[0] == pytest.approx(float(mean.detach()), rel=1e-5)
+
+
+def test_epochs_are_counted_and_told():
+    lengths = [len(example.ids) for example in EXAMPLES]
+    config = resolved(settings(steps=None, epochs=3, batch_rows=10, warmup="epoch"), lengths)
+    assert (config.steps, config.warmup) == (9, 3)
+    config = settings(steps=None, epochs=3, warmup="epoch", accumulate=2)
+    told: list[int] = []
+    result = train(tiny(), EXAMPLES, config, on_epoch=told.append)
+    assert told == [1, 2, 3]
+    assert result.steps == resolved(config, lengths).steps
+    assert resolved(config, lengths).warmup == steps_of(config, lengths, 1)
+
+
+def test_gradient_checkpointing_changes_memory_and_no_bit():
+    plain, again = tiny(), tiny()
+    calls = {"n": 0}
+    again.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.update(n=calls["n"] + 1))
+    train(plain, EXAMPLES, settings())
+    train(again, EXAMPLES, settings(gradient_checkpointing=True))
+    assert torch.equal(flat(plain), flat(again))
+    assert calls["n"] == 16  # 8 steps, each worked out twice
+    with torch.no_grad():
+        again(input_ids=torch.tensor([[1, 2]]))
+    assert not any(module.training for module in again.modules())
+
+
+def test_dropout_is_off():
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=32, resid_pdrop=0.5,
+            embd_pdrop=0.5, attn_pdrop=0.5, bos_token_id=1, eos_token_id=1,
+        )
+    )  # fmt: skip
+    model.eval()
+    batch = collate(EXAMPLES)
+    expected = float(next_token_loss(model, batch).detach())
+    for checkpointing in (False, True):
+        config = settings(steps=1, batch_tokens=4000, gradient_checkpointing=checkpointing)
+        found = train(model, EXAMPLES, config.model_copy(update={"learning_rate": 1e-12})).losses[0]
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
+    calls = {"n": 0}
+
+    def objective(model, batch):
+        calls["n"] += 1
+        loss = next_token_loss(model, batch)
+        return loss * float("nan") if calls["n"] == 6 else loss
+
+    model, good = tiny(), tiny()
+    with pytest.raises(SutureError, match="E902") as stopped:
+        train(model, EXAMPLES, settings(), objective=objective, state=tmp_path)
+    assert "step 5" in stopped.value.what
+    assert str(tmp_path / "step-00000005") in (stopped.value.fix or "")
+    train(good, EXAMPLES, settings(), objective=stops_after(5))
+    assert torch.equal(flat(model), flat(good))
+    kept = load_file(tmp_path / "step-00000005" / "state.safetensors")
+    for name, parameter in good.named_parameters():
+        assert torch.equal(kept[f"model/{name}"], parameter)
+
+
+def stops_after(steps):
+    calls = {"n": 0}
+
+    def objective(model, batch):
+        calls["n"] += 1
+        if calls["n"] > steps:
+            raise EnoughTraining
+        return next_token_loss(model, batch)
+
+    return objective
+
+
+def test_an_infinite_gradient_stops_before_the_update():
+    class Explodes(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * float("inf")
+
+    model, before = tiny(), flat(tiny())
+    with pytest.raises(SutureError, match="gradient is"):
+        train(
+            model, EXAMPLES, settings(),
+            objective=lambda m, b: Explodes.apply(next_token_loss(m, b)),
+        )  # fmt: skip
+    assert torch.equal(flat(model), before)
+
+
+DEV = [Example(tuple((i * 11 + j * 5 + 3) % 40 for j in range(6)), 2) for i in range(6)]
+
+
+def dev_loss(model) -> float:
+    with torch.no_grad():
+        return float(next_token_loss(model, collate(DEV)))
+
+
+def test_early_stopping_ends_and_gives_the_best_epoch(tmp_path):
+    losses = []
+    model = tiny()
+    config = settings(steps=None, epochs=20, batch_rows=8, patience=2, schedule="constant")
+    result = train(
+        model, EXAMPLES, config, dev=DEV, on_epoch=lambda _: losses.append(dev_loss(model))
+    )
+    best = losses.index(min(losses))
+    assert len(losses) < 20
+    assert len(losses) == best + 3  # two more, neither of them better
+    assert result.best_step == 3 * (best + 1)
+    assert result.steps == 3 * len(losses)
+    assert dev_loss(model) == pytest.approx(min(losses), rel=1e-5)
+    # the same with the best weights on disk, and again from the finished state
+    for _ in range(2):
+        other = tiny()
+        train(other, EXAMPLES, config, dev=DEV, state=tmp_path)
+        assert torch.equal(flat(other), flat(model))
+    assert len(list(tmp_path.glob("best-*"))) == 1
+
+
+def test_what_older_recipes_are_known_by_does_not_change():
+    config = TrainConfig(steps=150, batch_tokens=2048, learning_rate=3e-4, warmup=10)
+    assert config.fingerprint() == (
+        "314c1cb30bc137e2dbc713f94f22e3cc711ba227b1900038579bef88e6e5bb41"
+    )
+    assert settings(beta2=0.999).fingerprint() != settings().fingerprint()
+    assert TrainConfig.load(config.model_dump()) == config

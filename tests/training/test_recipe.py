@@ -126,3 +126,88 @@ def test_the_shipped_recipe_reads_and_its_rows_end_where_an_answer_would_begin(t
     assert all(len((row.response or "").split()) <= 40 for row in rows)
     with pytest.raises(SutureError, match="batch_tokens"):
         read_recipe(file, ["train.batch_tokns=3"])
+
+
+def test_rows_that_stand_in_data_and_in_retain_are_named(base):
+    folder = base.parent
+    write_jsonl(folder / "kept.jsonl", [{"prompt": "the fox", "response": "jumps"}, ROWS[3]])
+    with pytest.raises(SutureError) as caught:
+        run_recipe(recipe(base, "out", retain=[{"file": folder / "kept.jsonl"}]))
+    assert caught.value.code == "E915"
+    assert caught.value.where == f"{folder / 'rows.jsonl'}:4 = {folder / 'kept.jsonl'}:2"
+    other = {**ROWS[3], "response": "no"}  # another answer to the same question may be kept
+    write_jsonl(folder / "kept.jsonl", [other])
+    run_recipe(recipe(base, "out", retain=[{"file": folder / "kept.jsonl"}]))
+
+
+def test_nothing_to_forget(base):
+    (base.parent / "rows.jsonl").write_text("")
+    with pytest.raises(SutureError, match="E302"):
+        run_recipe(recipe(base, "out", objective={"name": "rkld"}))
+
+
+@pytest.mark.parametrize("room", [{"max_length": 40}, {}])
+def test_a_prompt_without_room_for_a_response_is_named_or_left_out(base, room):
+    context = open_model(base).config["max_position_embeddings"]
+    long = {"prompt": "fox " * context, "response": "yes"}
+    rows = write_jsonl(base.parent / "rows.jsonl", [ROWS[0], long, ROWS[1]])
+    with pytest.raises(SutureError) as caught:
+        run_recipe(recipe(base, "out", **room))
+    assert (caught.value.code, caught.value.where) == ("E916", f"{rows}:2")
+    assert str(context) in (caught.value.why or "")
+    report = run_recipe(recipe(base, "out", too_long="leave-out", **room))
+    assert report.examples == 2
+
+
+def test_the_tokenizer_of_another_model_is_refused(base, tmp_path):
+    other = tiny_llama(tmp_path / "other", vocab=400)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (base / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(SutureError, match="E508"):
+        run_recipe(recipe(base, "out"))
+    assert not (base.parent / "out").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_its_state(base, monkeypatch):
+    original = loop.next_token_loss
+
+    def broken(model, batch):
+        broken.calls += 1
+        return original(model, batch) * (float("nan") if broken.calls == 4 else 1.0)
+
+    broken.calls = 0
+    monkeypatch.setattr("suture.training.objectives.next_token.next_token_loss", broken)
+    with pytest.raises(SutureError) as caught:
+        run_recipe(recipe(base, "out"))
+    assert caught.value.code == "E902"
+    assert "step 3" in caught.value.what
+    kept = base.parent / ".out.training" / "step-00000003"
+    assert str(kept) in (caught.value.fix or "")
+    assert (kept / "state.safetensors").is_file()
+    assert not (base.parent / "out").exists()
+    broken.calls = 10  # the cause has gone: the run goes on from there
+    assert run_recipe(recipe(base, "out")).steps == 6
+
+
+def test_dev_rows_choose_the_epoch_and_every_epoch_is_told(base):
+    folder = base.parent
+    write_jsonl(folder / "dev.jsonl", [{"prompt": "the fox", "response": "is lazy"}])
+    epochs = []
+    report = run_recipe(
+        recipe(
+            base, "out", dev=[{"file": folder / "dev.jsonl"}],
+            train={**SETTINGS, "steps": None, "epochs": 3, "batch_rows": 6},
+        ),
+        on_epoch=lambda number, lm: epochs.append((number, lm.source.path)),
+    )  # fmt: skip
+    assert epochs == [(1, base), (2, base), (3, base)]
+    assert report.best_step in (2, 4, 6)
+    assert report.peak_memory > 2**20
+    (folder / "r.yaml").write_text(
+        "model: base\noutput: o\ndata: [{file: rows.jsonl}]\ndev: [{file: dev.jsonl}]\n"
+        "objective: {name: rkld, augmented: aug, cache: teachers}\ntrain: {epochs: 2}\n"
+    )
+    found = read_recipe(folder / "r.yaml")
+    assert found.dev[0].file == folder / "dev.jsonl"
+    assert found.objective.augmented == folder / "aug"
+    assert found.objective.cache == folder / "teachers"

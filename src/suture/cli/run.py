@@ -18,6 +18,7 @@ from suture.errors import SutureError
 if TYPE_CHECKING:
     from suture.runs import Outcome, Plan
     from suture.runs.continual_plan import ContinualPlan
+    from suture.runs.training_plan import TrainingPlan
 
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 Set = Annotated[
@@ -93,7 +94,19 @@ def plan(recipe: RecipeFile, set_: Set = None, json: Json = False) -> None:
     from suture.runs import read_recipe
     from suture.runs.continual import is_continual
     from suture.runs.sweep import is_sweep
+    from suture.runs.training_plan import is_training, plan_training
 
+    if is_training(recipe):
+        from suture.training.recipe import read_recipe as read_training
+
+        training = plan_training(read_training(recipe, set_ or ()))
+        if json:
+            emit_json(training.as_dict())
+        else:
+            emit(training_plan_text(training))
+        if training.disk > training.disk_free:
+            raise typer.Exit(1)
+        return
     if is_continual(recipe):
         from suture.runs.continual import read_continual
         from suture.runs.continual_plan import plan_continual
@@ -257,18 +270,40 @@ def continual_plan_text(found: ContinualPlan) -> str:
     return "\n".join(parts)
 
 
+def training_plan_text(found: TrainingPlan) -> str:
+    """The plan of a training for people."""
+    model = found.model
+    dev = f", {found.dev} dev rows" if found.dev else ""
+    parts = [
+        f"model    {model['path']}: {model['architecture']}, {model['parameters']:,} parameters; "
+        f"{found.trained:,} are trained",
+        f"train    {found.objective}: {found.examples} rows{dev}, {found.steps:,} steps, "
+        f"{found.tokens:,} tokens",
+    ]
+    if found.teacher is not None:
+        parts.append(
+            f"teacher  {found.teacher['positions']:,} positions x {found.teacher['vocabulary']:,} "
+            f"tokens: {size(found.teacher['bytes'])} on disk, twice that while it is made"
+        )
+    return "\n".join([*parts, *_needs(found, "")])
+
+
 def _costs(found: Plan | ContinualPlan) -> list[str]:
     """Suites with what they bring, memory, disk, time, warnings."""
-    there = "unknown" if found.memory_there is None else size(found.memory_there)
     lines = ["suites   " + ", ".join(f"{name} ({n} items)" for name, n in found.suites.items())]
     lines += [f"         {name}: {told}" for name, told in found.extras.items()]
     if found.cache is not None:
         lines.append(f"cache    {found.cache}: what was answered before is looked up")
+    return [*lines, *_needs(found, ", replies at full length")]
+
+
+def _needs(found: Plan | ContinualPlan | TrainingPlan, how: str) -> list[str]:
+    """Memory, disk, time, warnings."""
+    there = "unknown" if found.memory_there is None else size(found.memory_there)
     return [
-        *lines,
         f"memory   at most about {size(found.peak_memory)} (free now: {there})",
         f"disk     at most about {size(found.disk)} (free: {size(found.disk_free)})",
-        f"time     at most about {duration(found.seconds)} on this CPU, replies at full length",
+        f"time     at most about {duration(found.seconds)} on this CPU{how}",
         *(f"warning  {text}" for text in found.warnings),
     ]
 

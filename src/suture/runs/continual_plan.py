@@ -28,6 +28,7 @@ from suture.runs.plan import (
     numel,
     tokens_of,
 )
+from suture.runs.training_plan import STATE, STEP_OVERHEAD, TRAIN_SHARE, activations
 from suture.training.loop import TrainConfig
 from suture.training.objectives import NextToken, ObjectiveConfig
 from suture.training.schedule import planned
@@ -35,11 +36,8 @@ from suture.training.schedule import planned
 if TYPE_CHECKING:
     from suture.checkpoint import TensorSource
 
-_TRAIN_SHARE = 0.4  # of the matrix product's speed that a training step reaches
 _OTHERS = {"npo": 1.0, "gradient-ascent-kl": 5.0}  # forward passes beside the trained one
-_STEP_OVERHEAD = 0.02  # seconds of a step whatever the size
 _LOADING = 3.0  # seconds to open, load and hash a model for a training or a suite
-_STATE = 12  # bytes per trained parameter of weights and both moments
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def plan_continual(recipe: ContinualRecipe, folder: str | Path = ".") -> Continu
     )  # fmt: skip
     patch = sum(source.tensors[name].nbytes * 9 // 8 for name in touched)
     patches = sum(3 if one.safe_patching else 1 for one in recipe.approaches.values())
-    disk = steps * patches * patch + 2 * _STATE * trained + 32 * 2**20
+    disk = steps * patches * patch + 2 * STATE * trained + 32 * 2**20
     free, there = shutil.disk_usage(existing(Path(folder))).free, memory_there()
     warnings = []
     if there is not None and memory > there:
@@ -168,10 +166,10 @@ def _approach(
     costs = [planned(config, rows) for _, config in trainings]
     for (objective, _), (steps, tokens) in zip(trainings, costs, strict=True):
         passes = 3.0 + _OTHERS.get(objective.name, 0.0)  # forward, and backward at twice its cost
-        seconds += 2.0 * parameters * passes * tokens / (speed * _TRAIN_SHARE)
-        seconds += steps * _STEP_OVERHEAD + _LOADING
+        seconds += 2.0 * parameters * passes * tokens / (speed * TRAIN_SHARE)
+        seconds += steps * STEP_OVERHEAD + _LOADING
     if approach.safe_patching is not None:  # importance at both ends, row by row
-        seconds += 2 * 6.0 * parameters * sum(rows) / (speed * _TRAIN_SHARE) + _LOADING
+        seconds += 2 * 6.0 * parameters * sum(rows) / (speed * TRAIN_SHARE) + _LOADING
     return ApproachPlan(
         trainings=len(trainings),
         steps=sum(steps for steps, _ in costs),
@@ -182,14 +180,9 @@ def _approach(
 
 def _training_memory(recipe: ContinualRecipe, source: TensorSource, trained: int) -> int:
     """Weights in float32, gradients and two moments of what is trained, a batch's activations."""
-    layers = int(source.config.get("num_hidden_layers") or 1)
-    hidden = int(source.config.get("hidden_size") or 0)
-    inner = int(source.config.get("intermediate_size") or 4 * hidden)
-    vocabulary = int(source.config.get("vocab_size") or 0)
     configs = [recipe.train]
     for one in recipe.approaches.values():
         configs += [config for config in (one.train, one.descent) if config is not None]
     tokens = max(config.batch_tokens for config in configs)
-    activations = tokens * layers * 4 * (16 * hidden + 4 * inner)
-    head = 3 * 4 * vocabulary * tokens // 4  # logits are formed for labelled positions alone
-    return BASE_MEMORY + 4 * numel(source, source.tensors) + 12 * trained + activations + head
+    held = 4 * numel(source, source.tensors) + STATE * trained
+    return BASE_MEMORY + held + activations(source, tokens)
