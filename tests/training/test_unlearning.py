@@ -257,7 +257,7 @@ def test_prompts_and_padding_are_no_targets(lm: LoadedModel, config: Any) -> Non
     assert found[0] == pytest.approx(found[1], rel=1e-5)
     head = lm.model.get_output_embeddings()
     seen: list[int] = []
-    handle = head.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    handle = head.register_forward_hook(lambda *call: seen.append(call[2].shape[-2]))
     loss.begin(0)
     loss(lm.model, batch)
     handle.remove()

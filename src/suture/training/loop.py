@@ -26,6 +26,7 @@ from suture.lazy import torch
 from suture.progress import track
 from suture.training.batches import Batch, Example, Step, steps_from
 from suture.training.early_stop import EarlyStop
+from suture.training.logits import answers, logits_at
 from suture.training.meter import Meter
 from suture.training.optimizers import build_optimizers
 from suture.training.schedule import rate, resolved
@@ -224,16 +225,10 @@ def run_identity(config: TrainConfig, examples: Sequence[Example], identity: str
 
 
 def next_token_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy of the labelled tokens given what stands before them.
-
-    Vocabulary logits are formed only where a label counts: on short replies that saves most of
-    the head's work.
-    """
+    """Mean cross-entropy of the labelled tokens given what stands before them."""
     targets = batch.labels[:, 1:]
-    counts = targets != -100
-    hidden = hidden_states(model, batch)
-    logits = model.get_output_embeddings()(hidden[:, :-1][counts])
-    loss: torch.Tensor = torch.nn.functional.cross_entropy(logits.float(), targets[counts])
+    logits = logits_at(model, batch, answers(batch))
+    loss: torch.Tensor = torch.nn.functional.cross_entropy(logits, targets[targets != -100])
     return loss
 
 

@@ -12,7 +12,8 @@ from suture.errors import SutureError
 from suture.lazy import torch
 from suture.rng import generator
 from suture.training.batches import Batch, collate, epoch_plan
-from suture.training.loop import TrainConfig, hidden_states
+from suture.training.logits import answers, logits_at
+from suture.training.loop import TrainConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,26 +47,18 @@ class Material:
 def token_nll(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """−log p of every labelled token, and the row each stands in: both (tokens,), float32, int64.
 
-    A token is predicted from the position before it; logits are formed only where one counts.
+    A token is predicted from the position before it.
     """
-    targets = batch.labels[:, 1:]
-    counts = targets != -100
-    logits = model.get_output_embeddings()(hidden_states(model, batch)[:, :-1][counts])
-    nll = torch.nn.functional.cross_entropy(logits.float(), targets[counts], reduction="none")
+    counts = batch.labels[:, 1:] != -100
+    logits = logits_at(model, batch, answers(batch))
+    nll = torch.nn.functional.cross_entropy(logits, answer_tokens(batch), reduction="none")
     return nll, counts.nonzero()[:, 0]
 
 
 def answer_logits(model: Any, batch: Batch) -> torch.Tensor:
-    """Logits over the vocabulary where a labelled token is predicted: (tokens, V), float32.
-
-    The head is computed in float32 whatever the rest runs in: losses that compare two models'
-    logits would multiply the rounding of bfloat16 (0.125 at a logit of 16).
-    """
-    counts = batch.labels[:, 1:] != -100
-    hidden = hidden_states(model, batch)[:, :-1][counts]
-    with torch.autocast(hidden.device.type, enabled=False):
-        logits: torch.Tensor = model.get_output_embeddings()(hidden.float())
-    return logits
+    """Logits over the vocabulary where a labelled token is predicted: (tokens, V), float32, the
+    head too (see `logits_at`)."""
+    return logits_at(model, batch, answers(batch), exact=True)
 
 
 def answer_tokens(batch: Batch) -> torch.Tensor:

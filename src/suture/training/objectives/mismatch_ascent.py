@@ -19,7 +19,8 @@ from pydantic import Field
 from suture.config import FrozenConfig
 from suture.lazy import torch
 from suture.training.batches import Batch, Example, batches_from, collate
-from suture.training.loop import Objective, hidden_states, next_token_loss
+from suture.training.logits import logits_at
+from suture.training.loop import Objective, next_token_loss
 from suture.training.objectives.common import (
     Frozen,
     Material,
@@ -109,6 +110,4 @@ def mismatched(material: Material, count: int) -> dict[tuple[int, ...], list[Exa
 
 def log_probabilities(model: Any, batch: Batch) -> torch.Tensor:
     """log p of the whole vocabulary after every real token: (tokens, vocabulary), float32."""
-    hidden = hidden_states(model, batch)[batch.attend.bool()]
-    logits: torch.Tensor = model.get_output_embeddings()(hidden)
-    return logits.float().log_softmax(-1)
+    return logits_at(model, batch, batch.attend.bool()).log_softmax(-1)
