@@ -257,12 +257,41 @@ def test_the_cached_teacher_is_the_live_one(lm: LoadedModel, tmp_path: Path) -> 
         torch.testing.assert_close(
             cached(collate([example])), live(collate([example])), rtol=0, atol=1e-5
         )
+    whole = collate(given.examples)
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            parameter.mul_(1.1)
+    losses = [
+        float(divergence(logits, table(whole), position_weights(whole, "token-mean"), "reverse"))
+        for logits in [answer_logits(lm.model, whole).detach()]
+        for table in (cached, live)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     positions = sum(len(e.ids) - e.loss_from for e in given.examples)
     size = (tmp_path / "teacher" / "teacher.f32").stat().st_size
     assert size == teacher.teacher_bytes(positions, 300)
     assert sorted(path.name for path in (tmp_path / "teacher").iterdir()) == [
         "claim.json", "teacher.f32", "teacher.json", "teacher.mark.json",
     ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers for an old name
+def test_under_an_adapter_the_teacher_is_the_same_cached_and_live(
+    lm: LoadedModel, tmp_path: Path
+) -> None:
+    from suture.training.lora import LoraConfig, attach
+
+    plain = material(lm)
+    model = attach(lm.model, LoraConfig(rank=2, targets=("q_proj", "v_proj")), seed=0)
+    given = replace(plain, model=model, folder=tmp_path)
+    cached = teacher.make_teacher(RKLD(augment_epochs=2), given)
+    live = teacher.make_teacher(RKLD(augment_epochs=2, teacher="live"), given)
+    untouched = load(lm.source).model
+    for batch in teacher._positions(RKLD(), given).batches:
+        assert torch.equal(cached(batch), live(batch))
+        l_o = answer_logits(untouched, batch).detach()
+        assert float((cached(batch) - l_o.log_softmax(-1)).abs().max()) > 1e-3  # it did learn
+        torch.testing.assert_close(answer_logits(model, batch).detach(), l_o)  # and is reset
 
 
 def test_a_teacher_is_kept_for_other_runs_and_known_by_what_decided_it(

@@ -6,8 +6,9 @@
                     the model is reset; everything but the teacher is removed
 
 Raw float32, position after position, V numbers each; `teacher.json` says whose they are. One model
-is in memory at any time. Both are read in float32, without autocast: α multiplies what bfloat16
-would round away. A killed run goes on where it was.
+is in memory at any time, unless m_aug comes from elsewhere: it is then read beside the original.
+Both work in float32, without autocast: α multiplies what bfloat16 would round away. A killed run
+goes on where it was.
 """
 
 from __future__ import annotations
