@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +300,20 @@ def test_a_teacher_is_kept_for_other_runs_and_known_by_what_decided_it(
 ) -> None:
     cache = tmp_path / "cache"
     first = teacher.make_teacher(RKLD(augment_epochs=1, cache=cache), material(lm, tmp_path / "a"))
+
+    rename = os.rename
+
+    def elsewhere(old: Any, new: Any) -> None:
+        if Path(old).name == "teacher":
+            raise OSError(18, "another disk")
+        rename(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", elsewhere)
+        far = RKLD(augment_epochs=1, cache=tmp_path / "far")
+        teacher.make_teacher(far, material(lm, tmp_path / "d"))
+    [one], [two] = (list((tmp_path / name).glob("*/teacher.f32")) for name in ("cache", "far"))
+    assert one.read_bytes() == two.read_bytes()
     monkeypatch.setattr(teacher, "_make", lambda *_: pytest.fail("made again"))
     again = teacher.make_teacher(
         RKLD(augment_epochs=1, cache=cache, direction="forward"), material(lm, tmp_path / "b")
