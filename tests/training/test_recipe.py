@@ -198,7 +198,7 @@ def test_dev_rows_choose_the_epoch_and_every_epoch_is_told(base):
             base, "out", dev=[{"file": folder / "dev.jsonl"}],
             train={**SETTINGS, "steps": None, "epochs": 3, "batch_rows": 6},
         ),
-        on_epoch=lambda number, lm: epochs.append((number, lm.source.path)),
+        on_epoch=lambda number, lm, _: epochs.append((number, lm.source.path)),
     )  # fmt: skip
     assert epochs == [(1, base), (2, base), (3, base)]
     assert report.best_step in (2, 4, 6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -257,6 +258,16 @@ def test_the_cached_teacher_is_the_live_one(lm: LoadedModel, tmp_path: Path) -> 
         torch.testing.assert_close(
             cached(collate([example])), live(collate([example])), rtol=0, atol=1e-5
         )
+    whole = collate(given.examples)
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            parameter.mul_(1.1)
+    losses = [
+        float(divergence(logits, table(whole), position_weights(whole, "token-mean"), "reverse"))
+        for logits in [answer_logits(lm.model, whole).detach()]
+        for table in (cached, live)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     positions = sum(len(e.ids) - e.loss_from for e in given.examples)
     size = (tmp_path / "teacher" / "teacher.f32").stat().st_size
     assert size == teacher.teacher_bytes(positions, 300)
@@ -265,11 +276,44 @@ def test_the_cached_teacher_is_the_live_one(lm: LoadedModel, tmp_path: Path) -> 
     ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers for an old name
+def test_under_an_adapter_the_teacher_is_the_same_cached_and_live(
+    lm: LoadedModel, tmp_path: Path
+) -> None:
+    from suture.training.lora import LoraConfig, attach
+
+    plain = material(lm)
+    model = attach(lm.model, LoraConfig(rank=2, targets=("q_proj", "v_proj")), seed=0)
+    given = replace(plain, model=model, folder=tmp_path)
+    cached = teacher.make_teacher(RKLD(augment_epochs=2), given)
+    live = teacher.make_teacher(RKLD(augment_epochs=2, teacher="live"), given)
+    untouched = load(lm.source).model
+    for batch in teacher._positions(RKLD(), given).batches:
+        assert torch.equal(cached(batch), live(batch))
+        l_o = answer_logits(untouched, batch).detach()
+        assert float((cached(batch) - l_o.log_softmax(-1)).abs().max()) > 1e-3  # it did learn
+        torch.testing.assert_close(answer_logits(model, batch).detach(), l_o)  # and is reset
+
+
 def test_a_teacher_is_kept_for_other_runs_and_known_by_what_decided_it(
     lm: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
     first = teacher.make_teacher(RKLD(augment_epochs=1, cache=cache), material(lm, tmp_path / "a"))
+
+    rename = os.rename
+
+    def elsewhere(old: Any, new: Any) -> None:
+        if Path(old).name == "teacher":
+            raise OSError(18, "another disk")
+        rename(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", elsewhere)
+        far = RKLD(augment_epochs=1, cache=tmp_path / "far")
+        teacher.make_teacher(far, material(lm, tmp_path / "d"))
+    [one], [two] = (list((tmp_path / name).glob("*/teacher.f32")) for name in ("cache", "far"))
+    assert one.read_bytes() == two.read_bytes()
     monkeypatch.setattr(teacher, "_make", lambda *_: pytest.fail("made again"))
     again = teacher.make_teacher(
         RKLD(augment_epochs=1, cache=cache, direction="forward"), material(lm, tmp_path / "b")

@@ -1,4 +1,4 @@
-"""`suture train FILE`: fine-tune or unalign a checkpoint."""
+"""`suture train FILE`: fine-tune, unalign or unlearn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from suture.cli.terminal import emit, emit_json, table
+from suture.cli.terminal import emit, emit_json, size, table
 
 if TYPE_CHECKING:
     from suture.runs.trajectory import Trajectory
@@ -30,9 +30,14 @@ def train(
         emit_json({**report.as_dict(), **found})
         return
     wrote = report.output or (report.patch or {})["path"]
-    emit(f"wrote {wrote}: {report.steps} steps, {report.tokens} tokens, {report.seconds} s")
+    speed = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.seconds else ""
+    emit(f"wrote {wrote}: {report.steps} steps, {report.tokens} tokens, {report.seconds} s{speed}")
     if report.first_loss is not None:
         emit(f"loss {report.first_loss:.4f} -> {report.last_loss:.4f}")
+    if report.best_step is not None:
+        emit(f"the weights are those after step {report.best_step}, best on the dev rows")
+    if report.peak_memory is not None:
+        emit(f"memory at most {size(report.peak_memory)}")
     if report.patch:
         emit(f"patch {report.patch['path']}: {report.patch['tensors']} tensors")
     if trajectory is not None:

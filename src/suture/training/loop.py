@@ -171,33 +171,37 @@ def train(
     meter = Meter(next(model.parameters()).device)
     losses: list[float] = []
     done = first
-    with _training_mode(model, config):
-        for number in track(
-            range(first, config.steps), label, total=config.steps - first, told=meter.told
-        ):
-            if stop and stop.over:
-                break
-            step = next(stream)
-            if number == first and hasattr(objective, "begin"):
-                objective.begin(step.before)
-            _set_rates(optimizers, config, number)
-            try:
+    # Dropout stays off: teachers and frozen models must see what the student sees, and no generator
+    # has a state that a resumed run would lack.
+    model.eval()
+    blocks = _blocks(model) if config.gradient_checkpointing else []
+    for number in track(
+        range(first, config.steps), label, total=config.steps - first, told=meter.told
+    ):
+        if stop and stop.over:
+            break
+        step = next(stream)
+        if number == first and hasattr(objective, "begin"):
+            objective.begin(step.before)
+        _set_rates(optimizers, config, number)
+        try:
+            with _recomputing(blocks):
                 loss = _one_step(model, step, objective, optimizers, config)
-            except EnoughTraining:
-                break
-            except _NotFinite as found:
-                kept = state and save_state(state, model, optimizers, number, own, _notes(stop))
-                raise _diverged(found, number, label, kept or None) from None
-            losses.append(loss)
-            done = number + 1
-            meter.add(loss, sum(int(batch.attend.sum()) for batch in step.batches))
-            if step.last and stop:
-                stop.after_epoch(model, stop.loss(model), done)
-            if step.last and on_epoch:
-                on_epoch(step.epoch + 1)
-            at_end = done == config.steps or (stop is not None and stop.over)
-            if state and (at_end or done % config.save_every == 0):
-                save_state(state, model, optimizers, done, own, _notes(stop))
+        except EnoughTraining:
+            break
+        except _NotFinite as found:
+            kept = state and save_state(state, model, optimizers, number, own, _notes(stop))
+            raise _diverged(found, number, label, kept or None) from None
+        losses.append(loss)
+        done = number + 1
+        meter.add(loss, sum(int(batch.attend.sum()) for batch in step.batches))
+        if step.last and stop:
+            stop.after_epoch(model, stop.loss(model), done)
+        if step.last and on_epoch:
+            on_epoch(step.epoch + 1)
+        at_end = done == config.steps or (stop is not None and stop.over)
+        if state and (at_end or done % config.save_every == 0):
+            save_state(state, model, optimizers, done, own, _notes(stop))
     if stop:
         stop.restore(model)
     best = stop.best_step if stop and stop.best_step else None
@@ -260,7 +264,7 @@ def _one_step(
     """Σ_m w_m / Σ w · loss_m over the micro-batches m, its gradient, one update."""
     device = next(model.parameters()).device
     weights = [weight_of(objective, batch) for batch in step.batches]
-    total = sum(weights)
+    total = sum(weights) or 1.0
     loss = torch.zeros((), device=device)
     try:
         for batch, weight in zip(step.batches, weights, strict=True):
@@ -302,28 +306,34 @@ def _set_rates(
             group["lr"] = peak * rate(config, step)
 
 
-@contextmanager
-def _training_mode(model: Any, config: TrainConfig) -> Iterator[None]:
-    """Dropout stays off: teachers and frozen models must see what the student sees, and no
-    generator has a state that a resumed run would lack. Error E917: no gradient checkpointing."""
-    model.eval()
-    if not config.gradient_checkpointing:
-        yield
-        return
-    from torch.utils.checkpoint import checkpoint
+def _blocks(model: Any) -> list[Any]:
+    """The blocks that can be worked out twice. Error E917: this model has none."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    blocks: list[Any] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not blocks:
+    found = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+    if not found:
         raise SutureError(
             "E917",
             f"a {model.config.model_type} model knows no gradient checkpointing",
             fix="leave out gradient_checkpointing, or lower batch_tokens",
         )
+    return found
+
+
+@contextmanager
+def _recomputing(blocks: Sequence[Any]) -> Iterator[None]:
+    """`blocks` keep their inputs alone and work the rest out again in the backward pass.
+
+    Only a block itself, not its parts, is told that this is training, so that dropout inside it
+    stays off; what it drops out by itself is set to nothing.
+    """
+    if not blocks:
+        yield
+        return
+    from torch.utils.checkpoint import checkpoint
+
     again = functools.partial(checkpoint, use_reentrant=False)
     for block in blocks:
-        # Only the block itself, not its parts, is told that this is training: it recomputes, and
-        # dropout inside it stays off; what it drops out by itself is set to nothing.
         block.training = block.gradient_checkpointing = True
         block._gradient_checkpointing_func = again
         for name, value in vars(block).items():

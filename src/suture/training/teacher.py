@@ -6,8 +6,9 @@
                     the model is reset; everything but the teacher is removed
 
 Raw float32, position after position, V numbers each; `teacher.json` says whose they are. One model
-is in memory at any time. Both are read in float32, without autocast: α multiplies what bfloat16
-would round away. A killed run goes on where it was.
+is in memory at any time, unless m_aug comes from elsewhere: it is then read beside the original.
+Both work in float32, without autocast: α multiplies what bfloat16 would round away. A killed run
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import weakref
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suture.checkpoint import write_json
+from suture.checkpoint import staged_folder, write_json
 from suture.checkpoint.staging import fsync
 from suture.errors import SutureError
 from suture.lazy import torch
@@ -61,10 +63,20 @@ def make_teacher(config: RKLD, material: Material) -> LogTeacher:
     if not (folder / "teacher.json").is_file():
         _make(config, material, folder, identity)
     if kept is not None and not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(folder, kept)
+        _hand_over(folder, kept)
         folder = kept
     return Teacher(folder, identity)
+
+
+def _hand_over(folder: Path, kept: Path) -> None:
+    """Put a whole teacher into the cache; it appears there whole or not at all."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(folder, kept)
+    except OSError:  # the cache is on another disk
+        with staged_folder(kept) as stage:
+            for name in ("teacher.f32", "teacher.json"):
+                shutil.copyfile(folder / name, stage / name)
 
 
 class Teacher:
@@ -305,7 +317,9 @@ def _identity(config: RKLD, material: Material) -> str:
     augmented: str | dict[str, Any] = train.model_dump(mode="json")
     if config.augmented is not None:
         augmented = _augmented_source(config, material).fingerprint()
-    trained = [[n, *p.shape] for n, p in material.model.named_parameters() if p.requires_grad]
+    trained: list[Any] = [n for n, p in material.model.named_parameters() if p.requires_grad]
+    for adapter in getattr(material.model, "peft_config", {}).values():
+        trained += [adapter.r, adapter.lora_alpha]
     facts = [
         lm.fingerprint, augmented, None if config.augmented else trained, train.batch_tokens,
         config.alpha, config.space, config.dead_zone, config.include_eos,

@@ -100,7 +100,10 @@ class RKLD(RetainOptions):
         labels = batch.labels.clone()
         last = batch.attend.sum(1) - 1
         rows = torch.arange(len(labels), device=labels.device)
-        ends = torch.isin(batch.ids[rows, last], torch.tensor(sorted(stops), device=labels.device))
+        ends = torch.isin(
+            batch.ids[rows, last],
+            torch.tensor(sorted(stops), dtype=torch.int64, device=labels.device),
+        )
         labels[rows[ends], last[ends]] = -100
         return Batch(batch.ids, batch.attend, labels)
 
