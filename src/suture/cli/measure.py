@@ -94,13 +94,16 @@ def measure(
     if reference is not None:
         asked["reference"] = reference
     if logs is not None:
+        others = {"--model": model, "--replies": replies, "--before": before, "--data": data}
+        others |= {"--patch": patch, "--judge": judge, "--decoding": decoding, "--limit": limit}
+        _refuse_with_logs([flag for flag, value in others.items() if value])
         found = measure_log(suite, logs, options=asked)
         if out is not None:
             found.save(out, redact=redact)
         show(found, out, json)
         return
     if model is None or out is None:
-        raise _missing("--model" if model is None else "-o")
+        raise _missing("--model" if model is None else "--output")
     from suture.inference.decoding import load_decoding
     from suture.inference.loading import check_precision
     from suture.suites import load_suite
@@ -221,6 +224,16 @@ def compare(
         emit(ledger_text(ledger))
         emit(f"\n{ledger.verdict.upper()}")
     raise typer.Exit(ledger.exit_code)
+
+
+def _refuse_with_logs(given: Sequence[str]) -> None:
+    if given:
+        raise SutureError(
+            "E559",
+            f"--logs is scored without a model, so there is no use for {given[0]}",
+            where="suture measure",
+            fix=f"leave out {', '.join(given)}, or --logs",
+        )
 
 
 def _missing(option: str) -> SutureError:

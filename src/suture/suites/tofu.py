@@ -107,6 +107,10 @@ class Tofu(Forgetting):
                 found += [one for one in forms if one.is_file()][:1]
         return found + ([self.asked.holdout] if self.asked.holdout else [])
 
+    @property
+    def authors(self) -> int:
+        return self.asked.authors
+
     def _clustered(self, fact: Fact) -> Fact:
         if fact.cluster is not None:
             return fact

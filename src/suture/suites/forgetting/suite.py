@@ -84,6 +84,11 @@ class Forgetting:
     needs_before = False
     unpaired = UNPAIRED
 
+    @property
+    def authors(self) -> int:
+        """Rows of a log about one author; 0: rows are independent."""
+        return 0
+
     def __init__(self, asked: Asked | None = None, *, told: bool = False) -> None:
         """`told`: the options were given, so that an absent reference is a decision."""
         self.asked = asked or self.options()
@@ -185,7 +190,7 @@ class Forgetting:
         was named, E549 not a log, E550 a reference of other rows, E551 a column is missing.
         """
         self._needs_reference()
-        found = read_log(path)
+        found = read_log(path, self.authors)
         if isinstance(found, Measurement):
             derived = self._from(found.rows, found.data.get("answers_sha256"))
             data = {**found.data, "options": {k: str(v) for k, v in options.items()}}

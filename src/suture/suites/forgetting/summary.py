@@ -110,13 +110,12 @@ def _matched(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The values of the same rows on both sides, by item; E550 where they are not the same rows.
 
-    A row whose value one side could not give (`Reference.dropped`) is left out on both.
+    A row that has no value on one side is left out on both.
     """
     mine = {row.item: row.scores[column] for row in rows if column in row.scores}
     theirs = {item: scores[column] for item, scores in reference.rows.items() if column in scores}
-    gone = reference.dropped | {
-        row.item for row in rows if row.item.startswith("forget/") and column not in row.scores
-    }
+    gone = {row.item for row in rows if column not in row.scores}
+    gone |= {item for item, scores in reference.rows.items() if column not in scores}
     kept, there = mine.keys() - gone, theirs.keys() - gone
     if kept != there or not kept:
         odd = sorted(kept ^ there)
