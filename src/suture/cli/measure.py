@@ -94,7 +94,12 @@ def measure(
     if reference is not None:
         asked["reference"] = reference
     if logs is not None:
-        others = {"--model": model, "--replies": replies, "--before": before, "--data": data}
+        others: dict[str, Any] = {
+            "--model": model,
+            "--replies": replies,
+            "--before": before,
+            "--data": data,
+        }
         others |= {"--patch": patch, "--judge": judge, "--decoding": decoding, "--limit": limit}
         _refuse_with_logs([flag for flag, value in others.items() if value])
         found = measure_log(suite, logs, options=asked)

@@ -9,8 +9,9 @@ from typing import Any
 from suture.config import FrozenConfig, named_options
 
 Named = str | dict[str, Any]  # KIND:KEY=VALUE,..., a YAML file, or a mapping with `name`
-_OF_SUITES = ("examples", "templates", "references", "against")
-_OF_SUITES += ("reference", "retain", "holdout", "other")
+_OF_SUITES = frozenset(
+    "examples templates references against reference retain holdout other".split()
+)
 _NO_FILE = ("before", "none", None)  # against: before, reference: none
 
 

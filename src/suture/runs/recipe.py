@@ -241,7 +241,8 @@ def _check_arguments(recipe: Recipe, method: Any, where: Path, lines: Any) -> No
 def _check_suites(recipe: Recipe, where: Path, lines: Any) -> None:
     from suture.suites import load_suite
 
-    metrics, unpaired = {}, {}
+    metrics: dict[str, Any] = {}
+    unpaired: dict[str, Any] = {}
     for label, spec in recipe.suites.items():
         try:
             suite = load_suite(spec.suite or label, spec.options)

@@ -246,8 +246,8 @@ def test_bad_logs_are_named(tmp_path: Path) -> None:
         measure_log("tofu", short, options={"reference": str(good), "utility": []})
     with pytest.raises(SutureError, match="E551"):
         measure_log("tofu", good, options={"reference": str(good)})
+    longer = small_log(tmp_path / "longer.json", [1.0, 2.0, 3.0])
     with pytest.raises(SutureError, match="E550"):
-        longer = small_log(tmp_path / "longer.json", [1.0, 2.0, 3.0])
         measure_log("tofu", longer, options={"reference": str(good), "utility": []})
     with pytest.raises(SutureError, match="E548"):
         measure_log("tofu", good)

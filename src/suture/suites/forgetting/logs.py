@@ -19,7 +19,7 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,57 @@ class Reference:
         """The values of one column."""
         return [scores[name] for scores in self.rows.values() if name in scores]
 
+    def check_rows(self, items: Collection[str], answers: str | None) -> None:
+        """Refuse (E550) to be compared with other rows to forget than its own.
+
+        `items`: theirs; `answers`: hash of their answers, which must be the same where both know.
+        """
+        own = {item for item in self.rows if item.startswith("forget/")}
+        if odd := sorted(own ^ set(items)):
+            raise self.of_other_rows(
+                f"{len(set(items))} rows to forget here, {len(own)} there", f", row {odd[0]}"
+            )
+        if answers and self.answers and answers != self.answers:
+            raise self.of_other_rows("the answers to forget differ")
+
+    def of_other_rows(self, what: str, row: str = "") -> SutureError:
+        """E550, to be raised."""
+        return SutureError(
+            "E550",
+            f"the reference is of other rows: {what}",
+            where=f"{self.file}{row}",
+            why="forget quality compares the same rows, and its steps depend on their number",
+            fix="give the log of the reference model on the same split and the same number of rows",
+        )
+
+    def attacked(self) -> tuple[list[float], list[float]]:
+        """Min-k scores of rows to forget and of held-out rows (E552: it has not both)."""
+        members = self.column("forget_attack_min_k")
+        others = self.column("holdout_attack_min_k")
+        if not members or not others:
+            raise SutureError(
+                "E552",
+                "PrivLeak needs the reference's own AUC, and its file has no held-out rows",
+                where=str(self.file),
+                why="a constant instead of it would move the zero of PrivLeak",
+                fix="measure the reference with the same held-out rows, or give a published value "
+                "with --set a_retrain=0.5393",
+            )
+        return members, others
+
+    def relearned(self) -> tuple[float, float]:
+        """Its forget_probability before and after relearning (E553: it was not probed)."""
+        before = self.column("forget_probability")
+        after = self.column("forget_probability_relearned")
+        if not before or not after:
+            raise SutureError(
+                "E553",
+                "relearning is judged by what the reference gains, and its file does not say",
+                where=str(self.file),
+                fix="measure the reference with the same --set probes=[relearn]",
+            )
+        return math.fsum(before) / len(before), math.fsum(after) / len(after)
+
 
 def read_reference(path: str | Path) -> Reference:
     """A measurement file or a published log as a reference.
@@ -111,18 +162,6 @@ def read_reference(path: str | Path) -> Reference:
     log = _read(path, content)
     rows = {row.item: row.scores for row in log.rows}
     return Reference(path, digest, rows, log.answers)
-
-
-def check_answers(answers: str | None, reference: Reference) -> None:
-    """Refuse (E550) a reference whose rows to forget have other answers; unknown ones pass."""
-    if answers and reference.answers and answers != reference.answers:
-        raise SutureError(
-            "E550",
-            "the reference is of other rows: the answers to forget differ",
-            where=str(reference.file),
-            why="forget quality compares the same rows on both sides",
-            fix="give the log of the reference model on the same split and the same number of rows",
-        )
 
 
 def read_log(path: Path, authors: int = 20) -> Log | Measurement:

@@ -16,6 +16,7 @@ beginning and after a vowel.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 _IRREGULAR = {
     "skies": "sky", "sky": "sky", "dying": "die", "lying": "lie", "tying": "tie", "news": "news",
@@ -68,7 +69,7 @@ def _consonant(word: str, at: int) -> bool:
 def _measure(stem: str) -> int:
     """How often a vowel is followed by a consonant."""
     kinds = [_consonant(stem, i) for i in range(len(stem))]
-    return sum(later and not earlier for earlier, later in zip(kinds, kinds[1:], strict=False))
+    return sum(later and not earlier for earlier, later in pairwise(kinds))
 
 
 def _has_vowel(stem: str) -> bool:

@@ -21,7 +21,6 @@ from suture.suites.forgetting.facts import CHUNK, READ, Fact, check_apart, read_
 from suture.suites.forgetting.logs import (
     Reference,
     answers_sha256,
-    check_answers,
     read_log,
     read_reference,
 )
@@ -221,7 +220,8 @@ class Forgetting:
 
     def _from(self, rows: Sequence[Row], answers: str | None) -> Derived:
         if self.reference is not None:
-            check_answers(answers, self.reference)
+            forget = [row.item for row in rows if row.item.startswith("forget/")]
+            self.reference.check_rows(forget, answers)
         return self.derived(rows)
 
     def facts(self, kind: Kind, path: Path, limit: int | None) -> list[Fact]:
@@ -234,13 +234,19 @@ class Forgetting:
     def checked(self, items: list[Fact], *, needs_reference: bool) -> list[Fact]:
         """The items, once sets do not overlap and the reference, if one is needed, fits.
 
-        Errors: E548 no reference was named, E550 it is of other rows, E555 sets overlap.
+        Errors: E548 no reference was named, E550 it is of other rows, E552 and E553 it lacks what
+        PrivLeak or relearning need, E555 sets overlap.
         """
         check_apart(items)
         if needs_reference:
             self._needs_reference()
         if self.reference is not None:
-            check_answers(self.described(items)["answers_sha256"], self.reference)
+            forget = [fact.id for fact in items if fact.kind == "forget"]
+            self.reference.check_rows(forget, self.described(items)["answers_sha256"])
+            if self.asked.a_retrain is None and any(fact.kind == "holdout" for fact in items):
+                self.reference.attacked()
+            if "relearn" in self.asked.probes:
+                self.reference.relearned()
         return items
 
     def _needs_reference(self) -> None:

@@ -114,19 +114,11 @@ def _matched(
     """
     mine = {row.item: row.scores[column] for row in rows if column in row.scores}
     theirs = {item: scores[column] for item, scores in reference.rows.items() if column in scores}
-    gone = {row.item for row in rows if column not in row.scores}
-    gone |= {item for item, scores in reference.rows.items() if column not in scores}
-    kept, there = mine.keys() - gone, theirs.keys() - gone
-    if kept != there or not kept:
-        odd = sorted(kept ^ there)
-        raise SutureError(
-            "E550",
-            f"the reference is of other rows: {len(mine)} rows to forget here, {len(theirs)} there",
-            where=f"{reference.file}" + (f", row {odd[0]}" if odd else ""),
-            why="forget quality compares the same rows, and its steps depend on their number",
-            fix="give the log of the reference model on the same split and the same number of rows",
-        )
-    return {i: mine[i] for i in mine if i in kept}, {i: theirs[i] for i in mine if i in kept}
+    reference.check_rows([row.item for row in rows if row.item.startswith("forget/")], None)
+    both = [item for item in mine if item in theirs]
+    if not both:
+        raise reference.of_other_rows("no row has a truth ratio on both sides")
+    return {item: mine[item] for item in both}, {item: theirs[item] for item in both}
 
 
 def _gap_interval(
@@ -275,18 +267,7 @@ def _retrained(reference: Reference | None, a_retrain: float | None) -> tuple[fl
     if a_retrain is not None:
         return 1.0 - a_retrain, f"a_retrain={a_retrain:g}"
     assert reference is not None
-    members = reference.column("forget_attack_min_k")
-    others = reference.column("holdout_attack_min_k")
-    if not members or not others:
-        raise SutureError(
-            "E552",
-            "PrivLeak needs the reference's own AUC, and its file has no held-out rows",
-            where=str(reference.file),
-            why="a constant instead of it would move the zero of PrivLeak",
-            fix="measure the reference with the same --set holdout=FILE, or give a published value "
-            "with --set a_retrain=0.5393",
-        )
-    return auc(members, others), reference.fingerprint
+    return auc(*reference.attacked()), reference.fingerprint
 
 
 def robustness(rows: Sequence[Row], reference: Reference | None) -> Derived:
@@ -308,20 +289,11 @@ def robustness(rows: Sequence[Row], reference: Reference | None) -> Derived:
             found[name] = entry(name, value, len(quantised), inputs=raw)
     relearned = _column(rows, "forget_probability_relearned")
     if relearned and reference is not None:
-        theirs = reference.column("forget_probability_relearned")
-        old = reference.column("forget_probability")
-        if not theirs or not old:
-            raise SutureError(
-                "E553",
-                "relearning is judged by what the reference gains, and its file does not say",
-                where=str(reference.file),
-                fix="measure the reference with the same --set probes=[relearn]",
-            )
+        old, new = reference.relearned()
         after = math.fsum(relearned) / len(relearned)
-        ends = {"before": math.fsum(old) / len(old), "after": math.fsum(theirs) / len(theirs)}
-        gain, base = after - before, ends["after"] - ends["before"]
+        gain, base = after - before, new - old
         raw = {"before": before, "after": after}
-        raw |= {"reference_before": ends["before"], "reference_after": ends["after"]}
+        raw |= {"reference_before": old, "reference_after": new}
         ratio = min(max(base, 0.0) / gain, 1.0) if gain > 0 else 1.0
         for name, value in (
             ("relearn_robustness", ratio),
