@@ -17,10 +17,13 @@ from suture.checkpoint import Checkpoint
 from suture.data import encode
 from suture.errors import SutureError
 from suture.inference import LoadedModel, load
+from suture.inference.decoding import load_decoding
 from suture.inference.scoring import token_readings
 from suture.ledger import Measurement, load_replies, replies_path
+from suture.ledger.pairing import check_pairable
 from suture.report.answers import answer_pairs
 from suture.suites import load_suite, measure, rescore
+from suture.suites.forgetting.columns import fact_scores
 from suture.suites.forgetting.facts import read_facts
 from suture.suites.forgetting.probes import BLOCK, NF4, nf4
 
@@ -264,3 +267,34 @@ def test_options_of_a_recipe_reach_the_suite() -> None:
     assert suite.asked.probes == ("quantise",)
     assert suite.told
     assert not load_suite("unlearning", {"seed": 1}).told  # type: ignore[attr-defined]
+
+
+def test_measurements_against_other_references_are_paired(
+    models: Any, folder: Path, tmp_path: Path
+) -> None:
+    oracle = measure("tofu", models[0], data=folder, options={"reference": "none"})
+    file = oracle.save(tmp_path / "oracle.json")
+    edited = measure("tofu", models[1], data=folder, options={"reference": str(file)})
+    check_pairable(oracle, edited)
+    assert oracle.decoding["asked"] == edited.decoding["asked"] == {}
+
+
+def test_metrics_without_rows_are_named() -> None:
+    suite: Any = load_suite("tofu")
+    columns = set(fact_scores("forget", loss=1.0, wrong=[2.0], rouge=0.1))
+    assert not suite.unpaired & columns
+    assert suite.unpaired < set(suite.metrics)
+
+
+def test_probes_need_weights(models: Any, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "f.jsonl", rows(wrong=False))
+    options = {"probes": "quantise", "reference": "none"}
+    with pytest.raises(SutureError, match="E560"):
+        measure("unlearning", models[0], data=data, options=options, decoding=load_decoding("rose"))
+
+
+def test_a_before_model_of_other_tokens(models: Any, tiny: Any, tmp_path: Path) -> None:
+    other = load(Checkpoint.open(tiny(vocab=300)), device="cpu")
+    data = write_jsonl(tmp_path / "f.jsonl", rows(wrong=False))
+    with pytest.raises(SutureError, match="E561"):
+        measure("unlearning", models[0], data=data, before=other, max_new_tokens=2)

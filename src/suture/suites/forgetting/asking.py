@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from suture.errors import SutureError
 from suture.ledger import ReplyRow, Row
 from suture.suites.forgetting.columns import fact_scores
 from suture.suites.forgetting.facts import Fact
@@ -36,8 +37,8 @@ def ask_facts(
 ) -> tuple[list[Row], list[ReplyRow]]:
     """A row per fact, without the columns of its reply, and the replies.
 
-    `before`: the model that the reference attack subtracts. Held-out rows and other text are not
-    replied to.
+    `before`: the model that the reference attack subtracts (E561: one that cuts the answers into
+    other tokens). Held-out rows and other text are not replied to.
     """
     asked = [encoded(lm, fact) for fact in facts]
     losses = answer_losses(lm, asked)
@@ -122,9 +123,17 @@ def _by_heart(
     known = None
     if before is not None:
         other = [encoded(before, facts[i]) for i in at]
-        known = [
-            row[0] for row in answer_losses(before, [(start, ends[:1]) for start, ends in other])
-        ]
+        for i, (_, read) in zip(at, other, strict=True):
+            if read[0] != asked[i][1][0]:
+                raise SutureError(
+                    "E561",
+                    "the before model reads an answer as other tokens",
+                    where=f"{facts[i].id}, {before.source.path}",
+                    why="losses per token of two tokenizers cannot be subtracted",
+                    fix="give a before model of the same family, or leave out --before",
+                )
+        said = answer_losses(before, [(start, read[:1]) for start, read in other])
+        known = [row[0] for row in said]
     for k, reading in enumerate(token_readings(lm, starts, ends)):
         fact, loss = facts[at[k]], losses[at[k]][0]
         inner = reading if fact.chunk else _without_end(reading)

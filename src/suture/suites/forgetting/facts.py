@@ -1,12 +1,13 @@
 """What a model is asked: questions with right and wrong answers, and chunks of a text.
 
 A file holds rows (JSON lines, a JSON list, CSV or TSV, plain or gzipped) or, where its name ends in
-.txt, running text. Columns of a row:
+.txt or .md, running text. Columns of a row:
 
     question, answer       or prompt, response: what is asked and the truth
     paraphrased_answer     the truth in other words (truth ratio)
     perturbed_answer       a list of wrong answers like it (truth ratio)
-    id                     default: the row's number from 0. Questions may repeat, numbers do not
+    id                     default: the row's number from 0. Questions may repeat, numbers do not.
+                           Measurements show ids, so an id should name nobody
     cluster, name          rows of one person or author are not independent
 
 Text is cut into chunks of words, of which a first part is read and the rest is to be continued:
@@ -64,7 +65,7 @@ def read_facts(
     of a chunk of text, and how many of them are read. Errors: E302 an empty
     file, E535 not rows, E554 a row without question or answer, or an id twice.
     """
-    if path.suffix == ".txt":
+    if path.suffix in (".txt", ".md"):
         return thin(_chunks(kind, path, chunk, read)[:rows], limit)
     found = [_fact(kind, path, number, raw) for number, raw in enumerate_rows(path)]
     if not found:

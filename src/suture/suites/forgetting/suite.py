@@ -71,7 +71,8 @@ class Forgetting:
     """A suite over `Fact` items; subclasses say which files are which set.
 
     Its metrics follow from the rows (`derived`); columns that are no metric feed them. `unpaired`:
-    metrics that no row has.
+    metrics that no row has. `unasked`: options that change no row's scores, so that measurements
+    that differ in them are paired all the same.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Forgetting:
     scorer: str | None = None
     needs_before = False
     unpaired = UNPAIRED
+    unasked = frozenset({"reference", "utility", "a_retrain", "authors"})
 
     @property
     def authors(self) -> int:
