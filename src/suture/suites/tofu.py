@@ -7,8 +7,8 @@ Maini et al. 2024. `--data` is the folder of TOFU's files, or the files themselv
     real_authors_perturbed.json, world_facts_perturbed.json
     holdout01.json, ...                                   unseen rows, optional: membership attacks
 
-Sets are told by the beginning of a file's name, so that files of other sizes will do. A plain
-file stands in where its `_perturbed` twin is absent; without wrong answers it has no truth ratio.
+Sets are told by the beginning of a file's name, so that files of other sizes will do. A set that
+counts needs the wrong answers of its `_perturbed` file.
 
 Options beside those of `forgetting.suite.Asked`:
 

@@ -241,6 +241,9 @@ def test_what_is_refused(models: Any, folder: Path, tmp_path: Path) -> None:
     refused("E554", "unlearning", write_jsonl(tmp_path / "b.jsonl", twice))
     found = refused("E555", "unlearning", plain, retain=str(plain))
     assert "forget/0 and retain/0" in str(found)
+    refused("E702", "unlearning", plain, chunk=10, read=10)
+    spaced = [{**row, "answer": row["answer"].upper() + " "} for row in rows(wrong=False)]
+    refused("E555", "unlearning", plain, holdout=str(write_jsonl(tmp_path / "s.jsonl", spaced)))
     long = [{"question": "q " * 600, "answer": "a"}]
     refused("E506", "unlearning", write_jsonl(tmp_path / "long.jsonl", long))
 

@@ -31,7 +31,7 @@ from suture.suites.forgetting.ratios import (
     utility_score,
 )
 from suture.suites.forgetting.summary import attacks, forget_quality, robustness, summarise
-from suture.suites.forgetting.trajectory import first_peak, fixed_epoch, trajectory
+from suture.suites.forgetting.trajectory import first_peak, fixed_epoch, readings, trajectory
 
 LN2 = math.log(2)
 
@@ -249,6 +249,9 @@ def test_readings_of_a_trajectory() -> None:
     assert first_peak(epochs(values, "forget_ks"), "forget_ks").epoch == 1
     assert fixed_epoch(epochs(values), 5).metrics["forget_quality"] == 0.2
     assert trajectory(epochs(values), "forget_quality") == values
+    both = readings(epochs(values), 5)
+    assert (both["first_peak"]["epoch"], both["fixed_epoch"]["epoch"]) == (2, 5)
+    assert both["trajectory"] == {"forget_quality": values}
     for bad in (lambda: fixed_epoch(epochs(values), 12), lambda: first_peak([])):
         with pytest.raises(SutureError, match="E557"):
             bad()

@@ -42,7 +42,7 @@ def ask_facts(
     """
     asked = [encoded(lm, fact) for fact in facts]
     losses = answer_losses(lm, asked)
-    rows = dict[str, Row]()
+    rows: dict[str, Row] = {}
     for fact, values in zip(facts, losses, strict=True):
         rows[fact.id] = Row(fact.id, _likely(fact, values), fact.cluster)
     _by_heart(lm, facts, asked, losses, rows, mink_k, before)
@@ -120,20 +120,7 @@ def _by_heart(
             rows[fact.id].scores.update(other_nats=values[0] * tokens, other_tokens=tokens)
     at = [i for i, fact in enumerate(facts) if fact.kind in ("forget", "holdout")]
     starts, ends = [asked[i][0] for i in at], [asked[i][1][0] for i in at]
-    known = None
-    if before is not None:
-        other = [encoded(before, facts[i]) for i in at]
-        for i, (_, read) in zip(at, other, strict=True):
-            if read[0] != asked[i][1][0]:
-                raise SutureError(
-                    "E561",
-                    "the before model reads an answer as other tokens",
-                    where=f"{facts[i].id}, {before.source.path}",
-                    why="losses per token of two tokenizers cannot be subtracted",
-                    fix="give a before model of the same family, or leave out --before",
-                )
-        said = answer_losses(before, [(start, read[:1]) for start, read in other])
-        known = [row[0] for row in said]
+    known = None if before is None else _known(before, [facts[i] for i in at], ends)
     for k, reading in enumerate(token_readings(lm, starts, ends)):
         fact, loss = facts[at[k]], losses[at[k]][0]
         inner = reading if fact.chunk else _without_end(reading)
@@ -152,6 +139,21 @@ def _by_heart(
         if known is not None:
             attack["reference"] = loss - known[k]
         scores.update({f"{fact.kind}_attack_{name}": value for name, value in attack.items()})
+
+
+def _known(before: LoadedModel, facts: Sequence[Fact], ends: Sequence[Ids]) -> list[float]:
+    """The loss of each true answer under the before model, if it reads the same tokens (E561)."""
+    asked = [(start, answers[:1]) for start, answers in (encoded(before, fact) for fact in facts)]
+    for fact, (_, (answer,)), end in zip(facts, asked, ends, strict=True):
+        if answer != end:
+            raise SutureError(
+                "E561",
+                "the before model reads an answer as other tokens",
+                where=f"{fact.id}, {before.source.path}",
+                why="losses per token of two tokenizers cannot be subtracted",
+                fix="give a before model of the same family, or leave out --before",
+            )
+    return [row[0] for row in answer_losses(before, asked)]
 
 
 def _without_end(reading: TokenReading) -> TokenReading:

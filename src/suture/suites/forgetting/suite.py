@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from suture.config import FrozenConfig
 from suture.data import sha256_file
@@ -18,12 +18,7 @@ from suture.suites.common import Answers
 from suture.suites.forgetting.asking import UNSPOKEN, ask_facts, said_scores
 from suture.suites.forgetting.columns import DEFINITIONS, UNPAIRED, UTILITY, Kind
 from suture.suites.forgetting.facts import CHUNK, READ, Fact, check_apart, read_facts
-from suture.suites.forgetting.logs import (
-    Reference,
-    answers_sha256,
-    read_log,
-    read_reference,
-)
+from suture.suites.forgetting.logs import Reference, answers_sha256, read_log, read_reference
 from suture.suites.forgetting.overlap import Kind as Rouge
 from suture.suites.forgetting.probes import Probe, probed
 from suture.suites.forgetting.summary import Derived, summarise, warn_dropped
@@ -65,6 +60,12 @@ class Asked(FrozenConfig):
     chunk: int = Field(CHUNK, ge=2, description="words of a chunk of text")
     read: int = Field(READ, ge=1, description="words of a chunk that are read, not continued")
     seed: int = Field(0, description="order of the rows in relearning")
+
+    @model_validator(mode="after")
+    def _something_to_continue(self) -> Self:
+        if self.read >= self.chunk:
+            raise ValueError(f"read is {self.read}, so nothing of a chunk of {self.chunk} is left")
+        return self
 
 
 class Forgetting:
@@ -194,7 +195,8 @@ class Forgetting:
         found = read_log(path, self.authors)
         if isinstance(found, Measurement):
             derived = self._from(found.rows, found.data.get("answers_sha256"))
-            data = {**found.data, "options": {k: str(v) for k, v in options.items()}}
+            asked = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
+            data = {**found.data, "options": {**found.data.get("options", {}), **asked}}
             return replace(found, data=data, **_numbers(derived))
         warn_dropped(found.dropped, str(path))
         derived = self._from(found.rows, found.answers)

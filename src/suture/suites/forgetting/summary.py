@@ -25,6 +25,7 @@ from suture.suites.forgetting.ratios import FORMS, Form, model_utility
 Derived = dict[str, dict[str, Any]]
 PARTS = ("probability", "rouge", "truth_ratio")  # what model utility averages on each set
 _RESAMPLES = 1000
+_CHUNK = 1 << 20  # values resampled at a time: 8 MiB, however many rows there are
 _FEWEST = 5  # independent units below which an interval says nothing
 _Z = 1.959963984540054
 
@@ -40,8 +41,8 @@ def summarise(
 
     `reference`: rows of a model that never saw what is to be forgotten; without it there is no
     forget quality and no PrivLeak. `utility`: the sets that model utility averages over; none, no
-    model utility. `a_retrain`: PrivLeak's reference AUC (A = 1 - mia_auc_min_k)
-    where it is published instead of measured.
+    model utility. `a_retrain`: PrivLeak's reference AUC (A = 1 - mia_auc_min_k), where it is
+    published instead of measured.
 
     Errors: E550 a reference of other rows, E551 a set without a column that model utility needs,
     E552 a reference without held-out rows, or PrivLeak undefined, E553 without the probes.
@@ -151,7 +152,8 @@ def _gap_interval(
     size = len(names)
     drawn = random.multinomial(size, np.full(size, 1 / size), size=_RESAMPLES)
     gap = float(gaps(np.ones((1, size)))[0])
-    found = gaps(drawn)
+    at_once = max(1, _CHUNK // len(values))
+    found = np.concatenate([gaps(drawn[i : i + at_once]) for i in range(0, _RESAMPLES, at_once)])
     middle, half = 2 * gap - float(found.mean()), _Z * float(found.std(ddof=1))
     low = 0.0 if p >= 0.05 else max(0.0, middle - half)
     return low, min(1.0, max(gap, middle + half))
