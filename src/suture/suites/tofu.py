@@ -21,16 +21,17 @@ none`. Numbers of another model or of another number of rows are not comparable 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from suture.errors import SutureError
+from suture.ledger import Better
 from suture.suites.common import one_id_each
-from suture.suites.forgetting.columns import Kind
-from suture.suites.forgetting.facts import Fact
+from suture.suites.forgetting.columns import DEFINITIONS, OF_TEXT, Kind
+from suture.suites.forgetting.facts import Fact, read_facts
 from suture.suites.forgetting.logs import author_of
 from suture.suites.forgetting.suite import Asked, Forgetting
 
@@ -60,6 +61,9 @@ class Tofu(Forgetting):
     name = "tofu"
     options = TofuAsked
     asked: TofuAsked
+    metrics: Mapping[str, Better] = {
+        name: about[0] for name, about in DEFINITIONS.items() if name not in OF_TEXT
+    }
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Fact]:
         found: dict[Kind, Path] = {}
@@ -87,7 +91,7 @@ class Tofu(Forgetting):
             self._clustered(fact)
             for kind in _ORDER
             if kind in found
-            for fact in self.facts(kind, found[kind], limit)
+            for fact in read_facts(kind, found[kind], limit=limit, rows=self.first_rows(kind))
         ]
         one_id_each(items, files)
         _check_answers(items, wanted)

@@ -283,10 +283,12 @@ def test_measurements_against_other_references_are_paired(
 
 
 def test_metrics_without_rows_are_named() -> None:
-    suite: Any = load_suite("tofu")
-    columns = set(fact_scores("forget", loss=1.0, wrong=[2.0], rouge=0.1))
-    assert not suite.unpaired & columns
-    assert suite.unpaired < set(suite.metrics)
+    tofu, own = load_suite("tofu"), load_suite("unlearning")
+    unpaired: frozenset[str] = tofu.unpaired  # type: ignore[attr-defined]
+    assert not unpaired & set(fact_scores("forget", loss=1.0, wrong=[2.0], rouge=0.1))
+    assert unpaired < {*tofu.metrics, *own.metrics}
+    assert "world_rouge" in tofu.metrics
+    assert "world_rouge" not in own.metrics
 
 
 def test_probes_need_weights(models: Any, tmp_path: Path) -> None:

@@ -146,6 +146,7 @@ def _auc(score: str) -> str:
 
 
 DEFINITIONS: dict[str, tuple[Better, str]] = _definitions()
+OF_TEXT = ("forget_bleu", "other_perplexity")  # of chunks, not of questions
 # numbers about all rows at once: no row has them, so the ledger cannot pair them
 UNPAIRED = frozenset(
     name

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from suture.config import FrozenConfig
 from suture.data import sha256_file
@@ -17,7 +17,7 @@ from suture.ledger import Better, Measurement, ReplyRow, Row, replies_sha256
 from suture.suites.common import Answers
 from suture.suites.forgetting.asking import UNSPOKEN, ask_facts, said_scores
 from suture.suites.forgetting.columns import DEFINITIONS, UNPAIRED, UTILITY, Kind
-from suture.suites.forgetting.facts import CHUNK, READ, Fact, check_apart, read_facts
+from suture.suites.forgetting.facts import Fact, check_apart
 from suture.suites.forgetting.logs import Reference, answers_sha256, read_log, read_reference
 from suture.suites.forgetting.overlap import Kind as Rouge
 from suture.suites.forgetting.probes import Probe, probed
@@ -51,21 +51,11 @@ class Asked(FrozenConfig):
     utility: tuple[Kind, ...] | None = Field(
         None, description="sets that model utility averages over"
     )
-    retain: Path | None = Field(None, description="rows to keep")
     holdout: Path | None = Field(None, description="unseen rows, for membership attacks")
-    other: Path | None = Field(None, description="text of no concern, for perplexity")
     probes: tuple[Probe, ...] = Field((), description="relearn, quantise")
     relearn_rate: float = Field(2e-5, gt=0, description="learning rate of relearning, one epoch")
     relearn_tokens: int = Field(4096, ge=8, description="tokens per step of relearning")
-    chunk: int = Field(CHUNK, ge=2, description="words of a chunk of text")
-    read: int = Field(READ, ge=1, description="words of a chunk that are read, not continued")
     seed: int = Field(0, description="order of the rows in relearning")
-
-    @model_validator(mode="after")
-    def _something_to_continue(self) -> Self:
-        if self.read >= self.chunk:
-            raise ValueError(f"read is {self.read}, so nothing of a chunk of {self.chunk} is left")
-        return self
 
 
 class Forgetting:
@@ -228,12 +218,9 @@ class Forgetting:
             self.reference.check_rows(forget, answers)
         return self.derived(rows)
 
-    def facts(self, kind: Kind, path: Path, limit: int | None) -> list[Fact]:
-        """One file as one set, with the options of this suite."""
-        rows = self.asked.rows if kind in ("forget", "retain") else None
-        return read_facts(
-            kind, path, limit=limit, rows=rows, chunk=self.asked.chunk, read=self.asked.read
-        )
+    def first_rows(self, kind: Kind) -> int | None:
+        """How many rows of a set are taken, from its first."""
+        return self.asked.rows if kind in ("forget", "retain") else None
 
     def checked(self, items: list[Fact], *, needs_reference: bool) -> list[Fact]:
         """The items, once sets do not overlap and the reference, if one is needed, fits.
