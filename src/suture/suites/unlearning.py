@@ -1,8 +1,8 @@
 """Unlearning: has a model forgotten somebody's own rows or text, and kept the rest?
 
 `--data` is what is to be forgotten: rows of question and answer, or running text (a name that ends
-in .txt or .md), of which chunks are continued. Everything else is a file given as an option, and adds its
-numbers:
+in .txt or .md), of which chunks are continued. Everything else is a file given as an option, and
+adds its numbers:
 
     retain    rows or text to keep
     holdout   rows like those to forget that the model has never seen: membership attacks, PrivLeak
