@@ -14,6 +14,7 @@ import torch
 from fakes import enliven
 from helpers import write_jsonl
 from suture.checkpoint import Checkpoint
+from suture.cli.main import run
 from suture.data import encode
 from suture.errors import SutureError
 from suture.inference import LoadedModel, load
@@ -303,3 +304,21 @@ def test_a_before_model_of_other_tokens(models: Any, tiny: Any, tmp_path: Path) 
     data = write_jsonl(tmp_path / "f.jsonl", rows(wrong=False))
     with pytest.raises(SutureError, match="E561"):
         measure("unlearning", models[0], data=data, before=other, max_new_tokens=2)
+
+
+def test_the_commands(tiny: Any, folder: Path, tmp_path: Path, capsys: Any) -> None:
+    oracle, out = tmp_path / "oracle.json", tmp_path / "m.json"
+    command = ["measure", "tofu", "--data", str(folder), "--max-new-tokens", "2", "--device", "cpu"]
+    ask = [*command, "--model", str(tiny(seed=0)), "-o", str(oracle)]
+    assert run(ask) == 1
+    assert "--reference none" in capsys.readouterr().err
+    assert run([*ask, "--reference", "none"]) == 0
+    capsys.readouterr()
+    ask = [*command, "--model", str(tiny(seed=1)), "-o", str(out), "--reference", str(oracle)]
+    assert run([*ask, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    about = found["derived"]["forget_quality"]
+    assert about["value"] == found["metrics"]["forget_quality"]
+    assert about["reference"] == Measurement.load(oracle).model["fingerprint"]
+    assert run(["measure", "tofu", "--logs", str(out), "--reference", str(oracle), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == found["metrics"]
