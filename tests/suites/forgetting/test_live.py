@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +27,7 @@ from suture.report.answers import answer_pairs
 from suture.suites import load_suite, measure, rescore
 from suture.suites.forgetting.columns import fact_scores
 from suture.suites.forgetting.facts import read_facts
-from suture.suites.forgetting.probes import BLOCK, NF4, nf4
+from suture.suites.forgetting.probes import BLOCK, NF4, nf4, relearn
 
 QUESTIONS = ["Who is the fox?", "What is bread?", "Where is the dog?", "How lazy is it?"]
 ANSWERS = ["the quick brown fox", "a loaf of bread", "over the lazy dog", "it cannot jump"]
@@ -322,3 +323,25 @@ def test_the_commands(tiny: Any, folder: Path, tmp_path: Path, capsys: Any) -> N
     assert about["reference"] == Measurement.load(oracle).model["fingerprint"]
     assert run(["measure", "tofu", "--logs", str(out), "--reference", str(oracle), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"] == found["metrics"]
+
+
+def test_a_model_that_knows_its_rows_by_heart(tiny: Any, folder: Path, tmp_path: Path) -> None:
+    oracle = load(Checkpoint.open(tiny(seed=0)), device="cpu", dtype="float32")
+    learned = replace(oracle, model=copy.deepcopy(oracle.model))
+    facts = read_facts("forget", folder / "forget10_perturbed.json")
+    for epoch in range(60):
+        relearn(learned, facts, rate=1e-2, tokens=4096, seed=epoch)
+    options: dict[str, Any] = {"reference": "none", "utility": [], "authors": 0}
+    made = measure("tofu", oracle, data=folder, options=options, max_new_tokens=40)
+    file = made.save(tmp_path / "oracle.json")
+    options["reference"] = str(file)
+    found = measure("tofu", learned, data=folder, options=options, max_new_tokens=40).metrics
+    assert found["forget_probability"] > 0.9
+    assert found["exact_memorisation"] == found["extraction_strength"] == 1.0
+    assert found["forget_rouge"] == 1.0
+    assert found["mia_auc_loss"] == found["mia_auc_min_k"] == 1.0
+    assert found["privleak"] == -100.0
+    assert found["forget_ks"] == 1.0
+    assert found["forget_truth_share"] > 0.5
+    same = measure("tofu", oracle, data=folder, options=options, max_new_tokens=40).metrics
+    assert (same["forget_quality"], same["forget_ks"], same["privleak"]) == (1.0, 0.0, 0.0)
