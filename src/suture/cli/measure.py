@@ -266,7 +266,7 @@ def show(measurement: Measurement, out: Path | None, as_json: bool) -> None:
             f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3e}",
             "" if intervals[name] is None else "{:.3f} to {:.3f}".format(*intervals[name] or ()),
             f"n={_count(measurement, name)}",
-            f"{measurement.better[name]} is better",
+            _direction(measurement, name),
         )
         for name, value in measurement.metrics.items()
         if name in measurement.better
@@ -301,6 +301,11 @@ def _interval(measurement: Measurement, name: str) -> tuple[float, float] | None
 
     found = bca_mean(scores, units, seed=0, name=f"{measurement.suite}.{name}")
     return found.low, found.high
+
+
+def _direction(measurement: Measurement, name: str) -> str:
+    best = measurement.derived.get(name, {}).get("best")
+    return f"{measurement.better[name]} is better" if best is None else f"{best:g} is best"
 
 
 def _count(measurement: Measurement, name: str) -> int:

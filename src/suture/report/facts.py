@@ -229,7 +229,7 @@ def build_facts(
 def derived_rows(by_role: Mapping[str, Sequence[Measurement]]) -> list[dict[str, Any]]:
     """Numbers about all rows of a suite, which the ledger cannot pair: one mapping per metric.
 
-    suite, metric, direction, definition, n, and by role a value and, where known, an interval.
+    suite, metric, direction, best, definition, n, and by role a value and an interval if known.
     """
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for role, group in by_role.items():
@@ -243,7 +243,7 @@ def derived_rows(by_role: Mapping[str, Sequence[Measurement]]) -> list[dict[str,
                     {
                         "suite": measured.suite,
                         "metric": name,
-                        **{key: about.get(key) for key in ("direction", "definition", "n")},
+                        **{key: about.get(key) for key in ("direction", "best", "definition", "n")},
                     },
                 )
                 row[role] = about.get("value")

@@ -88,6 +88,8 @@ def _derived(facts: ReportFacts) -> str:
         name = f"{markdown(row['suite'])}.{markdown(row['metric'])}"
         values = [figures.number(figures.finite(row.get(role)), 4) for role in roles]
         better = f"{markdown(row['direction'])} is better"
+        if row.get("best") is not None:
+            better = f"{figures.number(figures.finite(row['best']), 1)} is best"
         rows.append([name, better, figures.count(row["n"]), *values])
     return table(["Of all rows at once", "", "n", *(role.capitalize() for role in roles)], rows)
 

@@ -178,6 +178,7 @@ def test_privleak_needs_the_reference_s_own_auc() -> None:
     assert found["mia_auc_min_k"]["value"] == 1.0
     assert found["privleak"]["value"] == -100.0
     assert found["privleak"]["reference"] == "abc"
+    assert (found["privleak"]["best"], found["mia_auc_min_k"]["best"]) == (0.0, 0.5)
     with pytest.raises(SutureError, match="E552"):
         attacks(memorised, reference([Row("forget/0", {"forget_probability": 0.1})]))
     published = attacks(memorised, None, 0.5393)["privleak"]

@@ -16,7 +16,7 @@ from suture.lazy import np
 from suture.ledger import Row
 from suture.progress import note
 from suture.rng import generator
-from suture.suites.forgetting.columns import ATTACKS, DEFINITIONS, UTILITY, Kind
+from suture.suites.forgetting.columns import ATTACKS, BEST, DEFINITIONS, UTILITY, Kind
 from suture.suites.forgetting.ks import exact_two_sample_p, ks_gap
 from suture.suites.forgetting.logs import Reference
 from suture.suites.forgetting.membership import auc, auc_interval, privleak
@@ -71,9 +71,14 @@ def entry(
     reference: str | None = None,
     inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One entry of `Measurement.derived`, with the definition that belongs to the name."""
+    """One entry of `Measurement.derived`, with the definition that belongs to the name.
+
+    `best`: the value to be near to, where `direction` holds on one side of it only.
+    """
     direction, definition = DEFINITIONS[name]
     found = {"value": value, "definition": definition, "direction": direction, "n": n}
+    if name in BEST:
+        found["best"] = BEST[name]
     if interval is not None:
         found["interval"] = list(interval)
     if reference is not None:
