@@ -94,14 +94,10 @@ def measure(
     if reference is not None:
         asked["reference"] = reference
     if logs is not None:
-        others: dict[str, Any] = {
-            "--model": model,
-            "--replies": replies,
-            "--before": before,
-            "--data": data,
-        }
-        others |= {"--patch": patch, "--judge": judge, "--decoding": decoding, "--limit": limit}
-        _refuse_with_logs([flag for flag, value in others.items() if value])
+        _refuse_with_logs(
+            model=model, replies=replies, before=before, data=data, patch=patch, judge=judge,
+            decoding=decoding, limit=limit,
+        )  # fmt: skip
         found = measure_log(suite, logs, options=asked)
         if out is not None:
             found.save(out, redact=redact)
@@ -231,8 +227,8 @@ def compare(
     raise typer.Exit(ledger.exit_code)
 
 
-def _refuse_with_logs(given: Sequence[str]) -> None:
-    if given:
+def _refuse_with_logs(**about_models: Any) -> None:
+    if given := [f"--{name}" for name, value in about_models.items() if value]:
         raise SutureError(
             "E559",
             f"--logs is scored without a model, so there is no use for {given[0]}",
