@@ -253,3 +253,18 @@ def test_a_run_that_keeps_nothing_says_so() -> None:
     after = world("repaired", 170, 475, 21)
     assert any("No metric had to be kept" in note for note in run(after, (SAFE,)).notes)
     assert not any("No metric had to be kept" in note for note in run(after).notes)
+
+
+def test_a_number_about_all_rows_cannot_be_paired() -> None:
+    about = {"p": {"value": 0.3, "direction": "higher"}}
+    sides = [
+        measured(
+            "tofu", {"accuracy": ones(100, 200)}, model=model, derived=about,
+            metrics={"accuracy": 0.5, "p": 0.3},
+        )
+        for model in "ab"
+    ]  # fmt: skip
+    with pytest.raises(SutureError, match="one number about all rows") as caught:
+        compare(sides[:1], sides[1:], [], [Role.target("tofu.p:higher")])
+    assert caught.value.code == "E606"
+    assert "accuracy" in str(caught.value)

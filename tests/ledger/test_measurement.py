@@ -52,6 +52,27 @@ def test_round_trip(tmp_path: Path) -> None:
     assert sorted(p.name for p in file.parent.iterdir()) == ["safety.json", "safety.replies.jsonl"]
 
 
+def test_numbers_about_all_rows_need_no_row(tmp_path: Path) -> None:
+    about = {"value": 0.3, "definition": "a p-value", "direction": "higher", "n": 2}
+    whole = made(
+        metrics={**mean_scores(ROWS), "p": 0.3},
+        better={"refusal_rate": "higher", "p": "higher"},
+        derived={"p": about},
+    )
+    file = whole.save(tmp_path / "m.json")
+    assert Measurement.load(file) == whole
+    content = json.loads(file.read_text())
+    for wrong, said in (
+        ({}, "metric 'p' has no row behind it"),
+        ({"p": {**about, "value": 0.4}}, "'derived' and 'metrics' differ in 'p'"),
+        ({"p": 0.3}, "'derived' is not an object of objects"),
+    ):
+        file.write_text(json.dumps({**content, "derived": wrong}))
+        with pytest.raises(SutureError, match=said):
+            Measurement.load(file)
+    assert "derived" not in json.loads(made().save(file).read_text())
+
+
 def test_replies_are_for_the_owner_only(tmp_path: Path) -> None:
     before = os.umask(0)
     try:

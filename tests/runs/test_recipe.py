@@ -214,3 +214,21 @@ def test_options_of_suites_are_checked(workshop: Path) -> None:
         with pytest.raises(SutureError) as caught:
             read_recipe(path, [f"suites.{change}"])
         assert caught.value.code == code
+
+
+def test_an_unlearning_suite_in_a_recipe(workshop: Path) -> None:
+    path = workshop / "recipe.yaml"
+    people = "{suite: unlearning, data: people.jsonl, options: {retain: keep.jsonl}}"
+    (workshop / "people.jsonl").write_text('{"question": "Who?", "answer": "nobody"}\n')
+    (workshop / "keep.jsonl").write_text('{"question": "What?", "answer": "bread"}\n')
+    text = path.read_text().replace(
+        "  safety: {data: prompts", f"  people: {people}\n  safety: {{data: prompts"
+    )
+    path.write_text(text)
+    spec = read_recipe(path).suites["people"]
+    assert spec.options == {"retain": str(workshop / "keep.jsonl")}
+    assert [item.id for item in spec.items("people")] == ["forget/0", "retain/0"]
+    error = _refusal(workshop, "{metric: safety.refusal_rate", "{metric: people.forget_quality")
+    assert error.code == "E722"
+    assert "one number about all rows" in str(error)
+    assert "forget_probability" in str(error)

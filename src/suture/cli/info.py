@@ -21,7 +21,7 @@ import typer
 
 from suture import __version__
 from suture.cli.terminal import emit, emit_json, size, table
-from suture.errors import SutureError, nearest
+from suture.errors import SutureError, nearest, some
 
 Status = Literal["pass", "warn", "fail"]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
@@ -271,7 +271,7 @@ def _methods() -> list[tuple[str, str]]:
 def _suites() -> list[tuple[str, str]]:
     from suture.suites import available, load_suite
 
-    return [(name, ", ".join(load_suite(name).metrics)) for name in available()]
+    return [(name, some(list(load_suite(name).metrics), 14)) for name in available()]
 
 
 def _recipes() -> list[tuple[str, str]]:

@@ -97,13 +97,17 @@ def measure(
     if reference is not None:
         asked["reference"] = reference
     if logs is not None:
+        _refuse_with_logs(
+            model=model, replies=replies, before=before, data=data, patch=patch, judge=judge,
+            decoding=decoding, limit=limit,
+        )  # fmt: skip
         found = measure_log(suite, logs, options=asked)
         if out is not None:
             found.save(out, redact=redact)
         show(found, out, json)
         return
     if model is None or out is None:
-        raise _missing("--model" if model is None else "-o")
+        raise _missing("--model" if model is None else "--output")
     from suture.inference.decoding import load_decoding
     from suture.inference.loading import check_precision
     from suture.suites import load_suite
@@ -226,6 +230,16 @@ def compare(
     raise typer.Exit(ledger.exit_code)
 
 
+def _refuse_with_logs(**about_models: Any) -> None:
+    if given := [f"--{name}" for name, value in about_models.items() if value]:
+        raise SutureError(
+            "E559",
+            f"--logs is scored without a model, so there is no use for {given[0]}",
+            where="suture measure",
+            fix=f"leave out {', '.join(given)}, or --logs",
+        )
+
+
 def _missing(option: str) -> SutureError:
     return SutureError(
         "E712",
@@ -251,7 +265,7 @@ def show(measurement: Measurement, out: Path | None, as_json: bool) -> None:
             f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3e}",
             "" if intervals[name] is None else "{:.3f} to {:.3f}".format(*intervals[name] or ()),
             f"n={_count(measurement, name)}",
-            f"{measurement.better[name]} is better",
+            _direction(measurement, name),
         )
         for name, value in measurement.metrics.items()
         if name in measurement.better
@@ -286,6 +300,11 @@ def _interval(measurement: Measurement, name: str) -> tuple[float, float] | None
 
     found = bca_mean(scores, units, seed=0, name=f"{measurement.suite}.{name}")
     return found.low, found.high
+
+
+def _direction(measurement: Measurement, name: str) -> str:
+    best = measurement.derived.get(name, {}).get("best")
+    return f"{measurement.better[name]} is better" if best is None else f"{best:g} is best"
 
 
 def _count(measurement: Measurement, name: str) -> int:

@@ -76,8 +76,8 @@ class Measurement:
     `replies_sha256`: of the replies scored, known even where they are not kept.
     `metrics`: mean of each score over the rows that have it. `better`: direction of each metric.
     `derived`: by name what is known of a metric beyond its value: {value, definition, direction, n,
-    interval?, reference? (fingerprint), inputs?}. Here stand all metrics that are no mean of rows
-    (a p-value, an AUC, a harmonic mean); each is in `metrics` and `better` too.
+    best?, interval?, reference? (fingerprint), inputs?}. Here stand all metrics that are no mean of
+    rows (a p-value, an AUC, a harmonic mean); each is in `metrics` and `better` too.
     """
 
     suite: str

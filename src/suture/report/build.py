@@ -37,6 +37,7 @@ def report_dict(facts: ReportFacts) -> dict[str, Any]:
         "after": facts.after,
         "reference": facts.reference,
         "junk": facts.junk,
+        "derived": facts.derived,
         "answers": answer_counts(facts),
         "heatmap": facts.heatmap.as_dict() if facts.heatmap else None,
         "sweep": None if facts.sweep is None else asdict(replace(facts.sweep, plots=())),

@@ -123,7 +123,8 @@ class ReportFacts:
     `report.json` (suite, metric, role, better, n, before, after, reference, difference, ci95,
     margin, verdict, test, and optionally p_value, needed_n, against, note). `patch`: tensors,
     elements, bytes, fingerprint, or None. `before`, `after`, `reference`: fingerprint, path, name,
-    or None for the reference. `junk`: checks, one mapping each. `seconds`: by stage.
+    or None for the reference. `junk`: checks, one mapping each.
+    `derived`: numbers about all rows of a suite (`derived_rows`). `seconds`: by stage.
     `notes`: the ledger's remarks. `missing`: what the report could not show and why. `redact`:
     leave harmful prompts and their replies out altogether.
     """
@@ -136,6 +137,7 @@ class ReportFacts:
     after: Mapping[str, Any] = field(default_factory=dict)
     reference: Mapping[str, Any] | None = None
     junk: Sequence[Mapping[str, Any]] = ()
+    derived: Sequence[Mapping[str, Any]] = ()
     heatmap: HeatMap | None = None
     answers: Sequence[AnswerPair] = ()
     provenance: Provenance = field(default_factory=Provenance)
@@ -211,6 +213,7 @@ def build_facts(
         after=model_facts(after, after_source, names.get("after")),
         reference=model_facts(reference, None, names.get("reference")) if reference else None,
         junk=tuple(judged.get("junk", ())),
+        derived=tuple(derived_rows(by_role)),
         heatmap=heatmap,
         answers=answer_pairs(before, after, reference),
         provenance=_complete(
@@ -221,6 +224,32 @@ def build_facts(
         missing=tuple(missing),
         redact=redact,
     )
+
+
+def derived_rows(by_role: Mapping[str, Sequence[Measurement]]) -> list[dict[str, Any]]:
+    """Numbers about all rows of a suite, which the ledger cannot pair: one mapping per metric.
+
+    suite, metric, direction, best, definition, n, and by role a value and an interval if known.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for role, group in by_role.items():
+        for measured in group:
+            columns = {name for row in measured.rows for name in row.scores}
+            for name, about in measured.derived.items():
+                if name in columns:
+                    continue
+                row = found.setdefault(
+                    (measured.suite, name),
+                    {
+                        "suite": measured.suite,
+                        "metric": name,
+                        **{key: about.get(key) for key in ("direction", "best", "definition", "n")},
+                    },
+                )
+                row[role] = about.get("value")
+                row[f"{role}_interval"] = about.get("interval")
+                row.setdefault("refers_to", about.get("reference"))
+    return list(found.values())
 
 
 def model_names(before: str, reference: str | None) -> dict[str, str]:

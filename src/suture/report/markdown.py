@@ -22,6 +22,7 @@ def render_markdown(facts: ReportFacts) -> str:
         f"{figures.VERDICT_SENTENCES.get(facts.verdict, '')}",
         _models(facts),
         ledger_table(facts),
+        _derived(facts),
         _sweep(facts.sweep) if facts.sweep else "",
         _change(facts.heatmap) if facts.heatmap else "",
         _answers(facts),
@@ -75,6 +76,22 @@ def ledger_table(facts: ReportFacts) -> str:
         )
     head = ["Verdict", "Metric", "n", "Before → after (reference)", "Difference"]
     return table([*head, "95% interval", "Must be", "Test"], rows)
+
+
+def _derived(facts: ReportFacts) -> str:
+    """Numbers about all rows of a suite."""
+    if not facts.derived:
+        return ""
+    roles = ["before", "after", *(["reference"] if facts.reference else [])]
+    rows = []
+    for row in facts.derived:
+        name = f"{markdown(row['suite'])}.{markdown(row['metric'])}"
+        values = [figures.number(figures.finite(row.get(role)), 4) for role in roles]
+        better = f"{markdown(row['direction'])} is better"
+        if row.get("best") is not None:
+            better = f"{figures.number(figures.finite(row['best']), 1)} is best"
+        rows.append([name, better, figures.count(row["n"]), *values])
+    return table(["Of all rows at once", "", "n", *(role.capitalize() for role in roles)], rows)
 
 
 def _models(facts: ReportFacts) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 from suture.config import FrozenConfig, named_options
 
 Named = str | dict[str, Any]  # KIND:KEY=VALUE,..., a YAML file, or a mapping with `name`
-_OF_SUITES = ("examples", "templates", "references", "against")
-_NO_FILE = "before"  # against: before
+_OF_SUITES = frozenset(
+    "examples templates references against reference retain holdout other".split()
+)
+_NO_FILE = ("before", "none", None)  # against: before, reference: none
 
 
 def rooted(given: Named, kind_of: Callable[[str], Any], root: Path) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def rooted(given: Named, kind_of: Callable[[str], Any], root: Path) -> dict[str,
 
 def rooted_option(key: str, value: Any, root: Path) -> Any:
     """An option of a suite, below `root` where it names files."""
-    if key not in _OF_SUITES or value == _NO_FILE:
+    if key not in _OF_SUITES or value in _NO_FILE:
         return value
     files = [str(root / Path(one).expanduser()) for one in _many(value)]
     return files if isinstance(value, list) else files[0]
@@ -51,7 +53,7 @@ def named_paths(
             kind = kind_of(name)
             found += [Path(v) for k, v in values.items() if _is_path(kind, k, v)]
     for key, value in (options or {}).items():
-        if key in _OF_SUITES and value != _NO_FILE:
+        if key in _OF_SUITES and value not in _NO_FILE:
             found += [Path(one) for one in _many(value)]
     return found
 

@@ -66,7 +66,20 @@ class Answers:
 
 
 class Suite(Protocol):
-    """One thing worth measuring. Modules of `suture.suites` hold one each, as `SUITE`."""
+    """One thing worth measuring. Modules of `suture.suites` hold one each, as `SUITE`.
+
+    What a suite may have besides:
+
+        configure(options)   itself with options (`--set`)
+        others(items, said)  another model's replies, to be compared with
+        replied_to(item)     False for items that are only read
+        described(items)     what `Measurement.data` says beyond the files
+        derived(rows)        all metrics, as entries for `Measurement.derived`; without it the
+                             metrics are the means of the rows' scores
+        unpaired             metrics that no row has, so that a ledger cannot pair them
+        unasked              options that change no row's scores
+        score_log(file, options)  a measurement from a log of rows, without a model
+    """
 
     name: str
     metrics: Mapping[str, Better]

@@ -133,7 +133,11 @@ def measure(
         about["data"]["part"] = list(part)
     if options:
         about["data"]["options"] = {key: _plain(value) for key, value in options.items()}
-        about["decoding"]["asked"] = about["data"]["options"]
+        # options of what follows from the rows only
+        unasked: frozenset[str] = getattr(suite, "unasked", frozenset())
+        about["decoding"]["asked"] = {
+            key: value for key, value in about["data"]["options"].items() if key not in unasked
+        }
     began = time.monotonic()
     if replies is not None:
         found = _in_order(_spoken(suite, items), load_replies(replies), Path(replies))

@@ -7,8 +7,8 @@ Maini et al. 2024. `--data` is the folder of TOFU's files, or the files themselv
     real_authors_perturbed.json, world_facts_perturbed.json
     holdout01.json, ...                                   unseen rows, optional: membership attacks
 
-Sets are told by the beginning of a file's name, so that files of other sizes will do. A plain
-file stands in where its `_perturbed` twin is absent; without wrong answers it has no truth ratio.
+Sets are told by the beginning of a file's name, so that files of other sizes will do. A set that
+counts needs the wrong answers of its `_perturbed` file.
 
 Options beside those of `forgetting.suite.Asked`:
 
@@ -21,16 +21,17 @@ none`. Numbers of another model or of another number of rows are not comparable 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from suture.errors import SutureError
+from suture.ledger import Better
 from suture.suites.common import one_id_each
-from suture.suites.forgetting.columns import Kind
-from suture.suites.forgetting.facts import Fact
+from suture.suites.forgetting.columns import DEFINITIONS, OF_TEXT, Kind
+from suture.suites.forgetting.facts import Fact, read_facts
 from suture.suites.forgetting.logs import author_of
 from suture.suites.forgetting.suite import Asked, Forgetting
 
@@ -60,6 +61,9 @@ class Tofu(Forgetting):
     name = "tofu"
     options = TofuAsked
     asked: TofuAsked
+    metrics: Mapping[str, Better] = {
+        name: about[0] for name, about in DEFINITIONS.items() if name not in OF_TEXT
+    }
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Fact]:
         found: dict[Kind, Path] = {}
@@ -87,7 +91,7 @@ class Tofu(Forgetting):
             self._clustered(fact)
             for kind in _ORDER
             if kind in found
-            for fact in self.facts(kind, found[kind], limit)
+            for fact in read_facts(kind, found[kind], limit=limit, rows=self.first_rows(kind))
         ]
         one_id_each(items, files)
         _check_answers(items, wanted)
@@ -106,6 +110,10 @@ class Tofu(Forgetting):
                 forms = [path / f"{name}{tail}{e}" for tail in ("_perturbed", "") for e in _ENDINGS]
                 found += [one for one in forms if one.is_file()][:1]
         return found + ([self.asked.holdout] if self.asked.holdout else [])
+
+    @property
+    def authors(self) -> int:
+        return self.asked.authors
 
     def _clustered(self, fact: Fact) -> Fact:
         if fact.cluster is not None:

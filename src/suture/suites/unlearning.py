@@ -1,8 +1,8 @@
 """Unlearning: has a model forgotten somebody's own rows or text, and kept the rest?
 
 `--data` is what is to be forgotten: rows of question and answer, or running text (a name that ends
-in .txt), of which chunks are continued. Everything else is a file given as an option, and adds its
-numbers:
+in .txt or .md), of which chunks are continued. Everything else is a file given as an option, and
+adds its numbers:
 
     retain    rows or text to keep
     holdout   rows like those to forget that the model has never seen: membership attacks, PrivLeak
@@ -11,27 +11,50 @@ numbers:
               answers), PrivLeak's zero, what relearning may bring back
     probes    relearn, quantise: the same rows after training on them again, or in 4-bit weights
 
-`forgetting.suite.Asked` lists all options, `forgetting.facts` the columns of a row. General ability
-is the suite `utility` on the same model.
+`UnlearningAsked` and `forgetting.suite.Asked` list all options, `forgetting.facts` the columns of a
+row. General ability is the suite `utility` on the same model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from suture.errors import SutureError
-from suture.ledger import Row
+from suture.ledger import Better, Row
 from suture.suites.common import one_id_each
-from suture.suites.forgetting.columns import UTILITY, Kind
-from suture.suites.forgetting.facts import Fact
-from suture.suites.forgetting.suite import Forgetting
+from suture.suites.forgetting.columns import DEFINITIONS, OPTIONS, UTILITY, Kind
+from suture.suites.forgetting.facts import CHUNK, READ, Fact, read_facts
+from suture.suites.forgetting.suite import Asked, Forgetting
+
+
+class UnlearningAsked(Asked):
+    """Options of the suite."""
+
+    retain: Path | None = Field(None, description="rows or text to keep")
+    other: Path | None = Field(None, description="text of no concern, for perplexity")
+    chunk: int = Field(CHUNK, ge=2, description="words of a chunk of text")
+    read: int = Field(READ, ge=1, description="words of a chunk that are read, not continued")
+
+    @model_validator(mode="after")
+    def _something_to_continue(self) -> Self:
+        if self.read >= self.chunk:
+            raise ValueError(f"read is {self.read}, so nothing of a chunk of {self.chunk} is left")
+        return self
 
 
 class Unlearning(Forgetting):
     """Items: `Fact` rows to forget, and those that the options name."""
 
     name = "unlearning"
+    options = UnlearningAsked
+    asked: UnlearningAsked
+    metrics: Mapping[str, Better] = {
+        name: about[0] for name, about in DEFINITIONS.items() if not name.startswith(OPTIONS)
+    }
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Fact]:
         if not files:
@@ -41,16 +64,20 @@ class Unlearning(Forgetting):
                 where="--data",
                 fix='give --data FILE with {"question": "...", "answer": "..."} per row, or a .txt',
             )
-        items = [fact for file in files for fact in self.facts("forget", file, limit)]
+        items = [fact for file in files for fact in self._facts("forget", file, limit)]
         more: list[tuple[Kind, Path | None]] = [
             ("retain", self.asked.retain),
             ("holdout", self.asked.holdout),
             ("other", self.asked.other),
         ]
-        items += [fact for kind, file in more if file for fact in self.facts(kind, file, limit)]
+        items += [fact for kind, file in more if file for fact in self._facts(kind, file, limit)]
         one_id_each(items, files)
         ratios = any(fact.wrong for fact in items if fact.kind == "forget")
         return self.checked(items, needs_reference=ratios or "relearn" in self.asked.probes)
+
+    def _facts(self, kind: Kind, path: Path, limit: int | None) -> list[Fact]:
+        rows, chunk, read = self.first_rows(kind), self.asked.chunk, self.asked.read
+        return read_facts(kind, path, limit=limit, rows=rows, chunk=chunk, read=read)
 
     def utility(self, rows: Sequence[Row]) -> tuple[Kind, ...]:
         """The sets asked for; by default those whose rows all have wrong answers."""

@@ -180,3 +180,94 @@ def test_row_counts() -> None:
     wrong = {len(f.wrong) for f in read_facts("forget", TOFU / "forget10_perturbed.json")}
     assert wrong == {5}
     assert {len(f.wrong) for f in read_facts("world", TOFU / "world_facts_perturbed.json")} == {3}
+
+
+@needs_logs
+def test_open_unlearning_s_log_of_the_same_rows(tmp_path: Path) -> None:
+    content = json.loads(gzip.decompress(log("full").read_bytes()))
+    files = {
+        "forget": "eval_log_forget.json", "retain": "eval_log.json",
+        "ra": "eval_real_author_wo_options.json", "wf": "eval_real_world_wo_options.json",
+    }  # fmt: skip
+    converted: dict[str, Any] = {"forget_quality": {"agg_value": 0.0}}
+    for short, file in files.items():
+        old = content[file]
+        for ending, column in (
+            ("Prob", "avg_gt_loss"),
+            ("PARA_Prob", "avg_paraphrased_loss"),
+            ("PERT_Prob", "average_perturb_loss"),
+        ):
+            values = {i: {"prob": 0, "avg_loss": v} for i, v in old[column].items()}
+            converted[f"{short}_Q_A_{ending}"] = {"agg_value": None, "value_by_index": values}
+        texts = {
+            i: {"rougeL_recall": old["rougeL_recall"][i], "input": q, "generation": a,
+                "ground_truth": t}
+            for i, (q, a, t) in old["generated_text"].items()
+        }  # fmt: skip
+        converted[f"{short}_Q_A_ROUGE"] = {"value_by_index": texts}
+    file = tmp_path / "TOFU_EVAL.json"
+    file.write_text(json.dumps(converted))
+    options = {"reference": str(log("retain90"))}
+    assert measure_log("tofu", file, options=options).metrics == scored("full", "retain90").metrics
+
+
+def small_log(path: Path, losses: list[float | None], **more: Any) -> Path:
+    column = {str(i): v for i, v in enumerate(losses)}
+    wrong = {i: None if v is None else [1.0, 2.0] for i, v in column.items()}
+    forget = {"avg_gt_loss": column, "avg_paraphrased_loss": column, "average_perturb_loss": wrong}
+    path.write_text(json.dumps({"eval_log_forget.json": {**forget, **more}}))
+    return path
+
+
+def test_null_rows_go_on_both_sides(tmp_path: Path) -> None:
+    mine = small_log(tmp_path / "a.json", [1.0, None, 3.0, 4.0])
+    theirs = small_log(tmp_path / "b.json", [1.0, 2.0, None, 5.0])
+    options = {"reference": str(theirs), "utility": []}
+    found = measure_log("tofu", mine, options=options)
+    assert found.data["dropped"] == ["forget/1"]
+    assert found.derived["forget_quality"]["n"] == 2
+    assert found.derived["forget_quality"]["inputs"]["steps"] == "1/2"
+
+
+def test_bad_logs_are_named(tmp_path: Path) -> None:
+    good = small_log(tmp_path / "good.json", [1.0, 2.0])
+    cases = {
+        "rows.json": "[]",
+        "cut.json": good.read_text()[:-9],
+        "other.json": '{"metrics": 1}',
+        "nan.json": good.read_text().replace("1.0", "NaN"),
+    }
+    for name, text in cases.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(SutureError, match="E549"):
+            measure_log("tofu", tmp_path / name, options={"reference": str(good), "utility": []})
+    short = small_log(tmp_path / "short.json", [1.0, 2.0], rougeL_recall={"0": 1.0})
+    with pytest.raises(SutureError, match="'rougeL_recall' of the set 'forget' has other rows"):
+        measure_log("tofu", short, options={"reference": str(good), "utility": []})
+    with pytest.raises(SutureError, match="E551"):
+        measure_log("tofu", good, options={"reference": str(good)})
+    longer = small_log(tmp_path / "longer.json", [1.0, 2.0, 3.0])
+    with pytest.raises(SutureError, match="E550"):
+        measure_log("tofu", longer, options={"reference": str(good), "utility": []})
+    with pytest.raises(SutureError, match="E548"):
+        measure_log("tofu", good)
+    with pytest.raises(SutureError, match="E558"):
+        measure_log("safety", good)
+
+
+def test_a_log_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = str(small_log(tmp_path / "good.json", [1.0, 2.0]))
+    assert run(["measure", "tofu", "--logs", good, "--model", "m"]) == 1
+    assert "E559" in capsys.readouterr().err
+    assert run(["measure", "tofu", "--logs", good]) == 1
+    assert "--reference none" in capsys.readouterr().err
+
+
+@needs_logs
+def test_authors_of_a_log_are_clusters_unless_told() -> None:
+    options = {"reference": "none", "utility": []}
+    by_author = measure_log("tofu", log("full"), options=options)
+    assert len({row.cluster for row in by_author.rows if row.item.startswith("forget")}) == 15
+    alone = measure_log("tofu", log("full"), options={**options, "authors": 0})
+    assert {row.cluster for row in alone.rows} == {None}
+    assert alone.metrics == by_author.metrics

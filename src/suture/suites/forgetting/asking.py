@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from suture.errors import SutureError
 from suture.ledger import ReplyRow, Row
 from suture.suites.forgetting.columns import fact_scores
 from suture.suites.forgetting.facts import Fact
@@ -36,12 +37,12 @@ def ask_facts(
 ) -> tuple[list[Row], list[ReplyRow]]:
     """A row per fact, without the columns of its reply, and the replies.
 
-    `before`: the model that the reference attack subtracts. Held-out rows and other text are not
-    replied to.
+    `before`: the model that the reference attack subtracts (E561: one that cuts the answers into
+    other tokens). Held-out rows and other text are not replied to.
     """
     asked = [encoded(lm, fact) for fact in facts]
     losses = answer_losses(lm, asked)
-    rows = dict[str, Row]()
+    rows: dict[str, Row] = {}
     for fact, values in zip(facts, losses, strict=True):
         rows[fact.id] = Row(fact.id, _likely(fact, values), fact.cluster)
     _by_heart(lm, facts, asked, losses, rows, mink_k, before)
@@ -119,12 +120,7 @@ def _by_heart(
             rows[fact.id].scores.update(other_nats=values[0] * tokens, other_tokens=tokens)
     at = [i for i, fact in enumerate(facts) if fact.kind in ("forget", "holdout")]
     starts, ends = [asked[i][0] for i in at], [asked[i][1][0] for i in at]
-    known = None
-    if before is not None:
-        other = [encoded(before, facts[i]) for i in at]
-        known = [
-            row[0] for row in answer_losses(before, [(start, ends[:1]) for start, ends in other])
-        ]
+    known = None if before is None else _known(before, [facts[i] for i in at], ends)
     for k, reading in enumerate(token_readings(lm, starts, ends)):
         fact, loss = facts[at[k]], losses[at[k]][0]
         inner = reading if fact.chunk else _without_end(reading)
@@ -143,6 +139,21 @@ def _by_heart(
         if known is not None:
             attack["reference"] = loss - known[k]
         scores.update({f"{fact.kind}_attack_{name}": value for name, value in attack.items()})
+
+
+def _known(before: LoadedModel, facts: Sequence[Fact], ends: Sequence[Ids]) -> list[float]:
+    """The loss of each true answer under the before model, if it reads the same tokens (E561)."""
+    asked = [(start, answers[:1]) for start, answers in (encoded(before, fact) for fact in facts)]
+    for fact, (_, (answer,)), end in zip(facts, asked, ends, strict=True):
+        if answer != end:
+            raise SutureError(
+                "E561",
+                "the before model reads an answer as other tokens",
+                where=f"{fact.id}, {before.source.path}",
+                why="losses per token of two tokenizers cannot be subtracted",
+                fix="give a before model of the same family, or leave out --before",
+            )
+    return [row[0] for row in answer_losses(before, asked)]
 
 
 def _without_end(reading: TokenReading) -> TokenReading:

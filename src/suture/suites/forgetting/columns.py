@@ -146,6 +146,9 @@ def _auc(score: str) -> str:
 
 
 DEFINITIONS: dict[str, tuple[Better, str]] = _definitions()
+# where neither more nor less is better without end: the value of a model that never saw the rows
+BEST = {"privleak": 0.0, **{f"mia_auc_{attack}": 0.5 for attack in ATTACKS}}
+OF_TEXT = ("forget_bleu", "other_perplexity")  # of chunks, not of questions
 # numbers about all rows at once: no row has them, so the ledger cannot pair them
 UNPAIRED = frozenset(
     name

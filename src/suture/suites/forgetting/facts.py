@@ -1,12 +1,13 @@
 """What a model is asked: questions with right and wrong answers, and chunks of a text.
 
 A file holds rows (JSON lines, a JSON list, CSV or TSV, plain or gzipped) or, where its name ends in
-.txt, running text. Columns of a row:
+.txt or .md, running text. Columns of a row:
 
     question, answer       or prompt, response: what is asked and the truth
     paraphrased_answer     the truth in other words (truth ratio)
     perturbed_answer       a list of wrong answers like it (truth ratio)
-    id                     default: the row's number from 0. Questions may repeat, numbers do not
+    id                     default: the row's number from 0. Questions may repeat, numbers do not.
+                           Measurements show ids, so an id should name nobody
     cluster, name          rows of one person or author are not independent
 
 Text is cut into chunks of words, of which a first part is read and the rest is to be continued:
@@ -27,7 +28,7 @@ from pydantic import Field
 from suture.config import FrozenConfig
 from suture.data.records import Text
 from suture.errors import SutureError
-from suture.suites.common import thin
+from suture.suites.common import same_text, thin
 from suture.suites.forgetting.columns import Kind
 from suture.suites.questions import file_rows, file_text
 
@@ -61,12 +62,12 @@ def read_facts(
     """The rows or chunks of one file as the set `kind`.
 
     `rows`: only the first so many; `limit`: of these so many, spread evenly. `chunk`, `read`: words
-    of a chunk of text, and how many of them are read. Errors: E302 an empty
-    file, E535 not rows, E554 a row without question or answer, or an id twice.
+    of a chunk of text, and how many of them are read. Errors: E302 an empty file, E535 not rows,
+    E554 a row without question or answer, or an id twice.
     """
-    if path.suffix == ".txt":
+    if path.suffix in (".txt", ".md"):
         return thin(_chunks(kind, path, chunk, read)[:rows], limit)
-    found = [_fact(kind, path, number, raw) for number, raw in enumerate_rows(path)]
+    found = [_fact(kind, path, number, raw) for number, (_, raw) in enumerate(file_rows(path))]
     if not found:
         raise SutureError("E302", "the file has no rows", where=str(path))
     seen: set[str] = set()
@@ -75,11 +76,6 @@ def read_facts(
             raise _bad(path, f"row {number}", "its id stands twice")
         seen.add(fact.id)
     return thin(found[:rows], limit)
-
-
-def enumerate_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
-    """(number from 0, columns) of every row."""
-    return [(number, raw) for number, (_, raw) in enumerate(file_rows(path))]
 
 
 def _fact(kind: Kind, path: Path, number: int, raw: Mapping[str, Any]) -> Fact:
@@ -139,13 +135,17 @@ def _bad(path: Path, where: str, what: str) -> SutureError:
 
 
 def check_apart(facts: Sequence[Fact]) -> None:
-    """Refuse (E555) the same question and answer both to forget and to keep or to hold out."""
-    known: dict[tuple[str, str], str] = {}
+    """Refuse (E555) the same question and answer both to forget and to keep or to hold out.
+
+    Case and blanks make no difference.
+    """
+
+    def content(fact: Fact) -> tuple[str, str]:
+        return same_text(fact.prompt), same_text(fact.answer)
+
+    known = {content(fact): fact.id for fact in facts if fact.kind == "forget"}
     for fact in facts:
-        if fact.kind == "forget":
-            known[fact.prompt, fact.answer] = fact.id
-    for fact in facts:
-        twin = known.get((fact.prompt, fact.answer))
+        twin = known.get(content(fact))
         if twin is not None and fact.kind != "forget":
             raise SutureError(
                 "E555",

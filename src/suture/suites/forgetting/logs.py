@@ -4,12 +4,13 @@ TOFU's `eval_log_aggregated.json` (plain or gzipped) holds one object per set an
 of row number to value for each quantity. What is read: `avg_gt_loss`, `avg_paraphrased_loss`,
 `average_perturb_loss` (losses per token, end token included), `rougeL_recall` and
 `generated_text` ([question, reply, answer]). TOFU's own `truth_ratio` is not read: it is computed
-anew from the losses, in both forms.
+anew from the losses, in both forms. open-unlearning's `TOFU_EVAL.json` holds the same losses under
+other names (`forget_Q_A_PARA_Prob` and so on, `value_by_index`).
 
-Rows are keyed by their number, never by their text. A row in which a needed value is null is left
-out whole. Where both logs hold the answers, they must be the same ones: a log of the model trained
-on everything is published on forget10 only, and pairing it with a reference of another split mixes
-rows.
+Rows are keyed by their number, never by their text. A row in which a needed value is null counts
+on neither side. Where both logs hold the answers, they must be the same ones: the log of the model
+trained on everything is published on forget10 only, and pairing it with a reference of another
+split mixes rows.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,26 @@ _SETS: dict[str, Kind] = {
     "eval_real_author_wo_options.json": "authors",
     "eval_real_world_wo_options.json": "world",
 }
+# open-unlearning's beginnings of names, and what they end in
+_OPEN_UNLEARNING: dict[str, Kind] = {
+    "forget": "forget",
+    "retain": "retain",
+    "ra": "authors",
+    "wf": "world",
+}
+_OPEN_COLUMNS = {
+    "avg_gt_loss": ("Q_A_Prob", "avg_loss"),
+    "avg_paraphrased_loss": ("Q_A_PARA_Prob", "avg_loss"),
+    "average_perturb_loss": ("Q_A_PERT_Prob", "avg_loss"),
+    "rougeL_recall": ("Q_A_ROUGE", "rougeL_recall"),
+}
 _HOW = "suture measure SUITE --model ORACLE --reference none -o reference.json"
 
 
 @dataclass(frozen=True)
 class Log:
-    """What a published log holds. `dropped`: items in which a value is missing. `truths`: the right
-    answer of each item, where the log has it."""
+    """What a published log holds. `dropped`: items in which a value is missing, whose rows have no
+    scores. `truths`: the right answer of each item, where the log has it."""
 
     rows: list[Row]
     replies: list[ReplyRow]
@@ -60,18 +74,68 @@ class Reference:
     """A model that never saw the rows to forget, as its scores by item.
 
     `fingerprint`: of its weights where they are known, else "sha256:" and the hash of the file.
-    `dropped`: rows whose values are missing there. `answers`: hash of the rows to forget.
+    `answers`: hash of the rows to forget.
     """
 
     file: Path
     fingerprint: str
     rows: Mapping[str, Mapping[str, float]]
-    dropped: frozenset[str] = field(default=frozenset())
     answers: str | None = None
 
     def column(self, name: str) -> list[float]:
         """The values of one column."""
         return [scores[name] for scores in self.rows.values() if name in scores]
+
+    def check_rows(self, items: Collection[str], answers: str | None) -> None:
+        """Refuse (E550) to be compared with other rows to forget than its own.
+
+        `items`: theirs; `answers`: hash of their answers, which must be the same where both know.
+        """
+        own = {item for item in self.rows if item.startswith("forget/")}
+        if odd := sorted(own ^ set(items)):
+            raise self.of_other_rows(
+                f"{len(set(items))} rows to forget here, {len(own)} there", f", row {odd[0]}"
+            )
+        if answers and self.answers and answers != self.answers:
+            raise self.of_other_rows("the answers to forget differ")
+
+    def of_other_rows(self, what: str, row: str = "") -> SutureError:
+        """E550, to be raised."""
+        return SutureError(
+            "E550",
+            f"the reference is of other rows: {what}",
+            where=f"{self.file}{row}",
+            why="forget quality compares the same rows, and its steps depend on their number",
+            fix="give the log of the reference model on the same split and the same number of rows",
+        )
+
+    def attacked(self) -> tuple[list[float], list[float]]:
+        """Min-k scores of rows to forget and of held-out rows (E552: it has not both)."""
+        members = self.column("forget_attack_min_k")
+        others = self.column("holdout_attack_min_k")
+        if not members or not others:
+            raise SutureError(
+                "E552",
+                "PrivLeak needs the reference's own AUC, and its file has no held-out rows",
+                where=str(self.file),
+                why="a constant instead of it would move the zero of PrivLeak",
+                fix="measure the reference with the same held-out rows, or give a published value "
+                "with --set a_retrain=0.5393",
+            )
+        return members, others
+
+    def relearned(self) -> tuple[float, float]:
+        """Its forget_probability before and after relearning (E553: it was not probed)."""
+        before = self.column("forget_probability")
+        after = self.column("forget_probability_relearned")
+        if not before or not after:
+            raise SutureError(
+                "E553",
+                "relearning is judged by what the reference gains, and its file does not say",
+                where=str(self.file),
+                fix="measure the reference with the same --set probes=[relearn]",
+            )
+        return math.fsum(before) / len(before), math.fsum(after) / len(after)
 
 
 def read_reference(path: str | Path) -> Reference:
@@ -97,25 +161,16 @@ def read_reference(path: str | Path) -> Reference:
         return Reference(path, found.model.get("fingerprint") or digest, rows, answers=answers)
     log = _read(path, content)
     rows = {row.item: row.scores for row in log.rows}
-    return Reference(path, digest, rows, frozenset(log.dropped), log.answers)
+    return Reference(path, digest, rows, log.answers)
 
 
-def check_answers(answers: str | None, reference: Reference) -> None:
-    """Refuse (E550) a reference whose rows to forget have other answers; unknown ones pass."""
-    if answers and reference.answers and answers != reference.answers:
-        raise SutureError(
-            "E550",
-            "the reference is of other rows: the answers to forget differ",
-            where=str(reference.file),
-            why="forget quality compares the same rows on both sides",
-            fix="give the log of the reference model on the same split and the same number of rows",
-        )
+def read_log(path: Path, authors: int = 20) -> Log | Measurement:
+    """A published log, or a measurement of our own, to be scored again. Error E549: neither.
 
-
-def read_log(path: Path) -> Log | Measurement:
-    """A published log, or a measurement of our own, to be scored again. Error E549: neither."""
+    `authors`: as in `author_of`.
+    """
     content = _load(path)
-    return Measurement.load(path) if is_measurement(content) else _read(path, content)
+    return Measurement.load(path) if is_measurement(content) else _read(path, content, authors)
 
 
 def is_measurement(content: Mapping[str, Any]) -> bool:
@@ -145,10 +200,11 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read(path: Path, content: Mapping[str, Any]) -> Log:
+def _read(path: Path, content: Mapping[str, Any], authors: int = 20) -> Log:
     sets = {kind: content[name] for name, kind in _SETS.items() if name in content}
+    sets = sets or _of_open_unlearning(path, content)
     if "forget" not in sets:
-        raise _no_log(path, f"it has no '{next(iter(_SETS))}'")
+        raise _no_log(path, f"it has no '{next(iter(_SETS))}' and no 'forget_Q_A_Prob'")
     rows: list[Row] = []
     replies: list[ReplyRow] = []
     dropped: list[str] = []
@@ -157,23 +213,51 @@ def _read(path: Path, content: Mapping[str, Any]) -> Log:
         texts = columns.get("generated_text", {})
         for number, values in _by_row(path, kind, columns).items():
             item = f"{kind}/{number}"
+            scores: dict[str, float] = {}
             if values is None:
                 dropped.append(item)
-                continue
-            loss, right, wrong, rouge = values
-            scores = fact_scores(kind, loss=loss, right=right, wrong=wrong, rouge=rouge)
-            rows.append(Row(item, scores, author_of(kind, number)))
+            else:
+                loss, right, wrong, rouge = values
+                scores = fact_scores(kind, loss=loss, right=right, wrong=wrong, rouge=rouge)
+            rows.append(Row(item, scores, author_of(kind, number, authors)))
             if isinstance(said := texts.get(number), list) and len(said) == 3:
                 asked, reply, truth = map(str, said)
                 replies.append(ReplyRow(item, asked, reply, True, len(reply.split())))
                 truths[item] = truth
-    if not rows:
+    if not any(row.scores for row in rows):
         raise _no_log(path, "no row has all its values")
     return Log(rows, replies, dropped, truths)
 
 
+def _of_open_unlearning(path: Path, content: Mapping[str, Any]) -> dict[Kind, Any]:
+    """open-unlearning's log in the shape of TOFU's; nothing where it is none."""
+    found: dict[Kind, Any] = {}
+    try:
+        for beginning, kind in _OPEN_UNLEARNING.items():
+            columns: dict[str, Any] = {}
+            for name, (ending, value) in _OPEN_COLUMNS.items():
+                metric = content.get(f"{beginning}_{ending}")
+                if metric is not None:
+                    by_row = metric["value_by_index"]
+                    columns[name] = {number: row[value] for number, row in by_row.items()}
+            if columns:
+                found[kind] = columns
+            texts = content.get(f"{beginning}_Q_A_ROUGE")
+            if columns and texts is not None:
+                columns["generated_text"] = {
+                    number: [row["input"], row["generation"], row["ground_truth"]]
+                    for number, row in texts["value_by_index"].items()
+                }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _no_log(path, f"a metric has no value by row: {error}") from None
+    return found
+
+
 def author_of(kind: Kind, number: str | int, authors: int = 20) -> str | None:
-    """The cluster of a row: TOFU asks twenty questions about each author, in order."""
+    """The cluster of a row: TOFU asks twenty questions about each author, in order.
+
+    `authors`: rows about one of them; 0: every row stands for itself.
+    """
     if kind not in ("forget", "retain") or authors < 1 or not str(number).isdigit():
         return None
     return f"{kind}/author/{int(number) // authors}"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from suture.errors import SutureError
 from suture.lazy import torch
 from suture.suites.forgetting.asking import answer_losses, encoded
 from suture.suites.forgetting.facts import Fact
@@ -47,8 +48,16 @@ def probed(
 ) -> dict[str, dict[str, float]]:
     """`forget_probability_relearned` and `_quantised` by item.
 
-    `rate`, `tokens`, `seed`: learning rate, tokens per step and order of relearning.
+    `rate`, `tokens`, `seed`: learning rate, tokens per step and order of relearning. Error E560: a
+    model that answers through a decoding.
     """
+    if probes and lm.decoding is not None:
+        raise SutureError(
+            "E560",
+            f"{probes[0]} changes weights, and a decoding is in none",
+            where=str(lm.source.path),
+            fix="leave out --decoding, or --set probes",
+        )
     found: dict[str, dict[str, float]] = {fact.id: {} for fact in facts}
     for probe in probes:
         # what the answers of these weights were is no answer of the changed ones

@@ -17,14 +17,8 @@ from suture.ledger import Better, Measurement, ReplyRow, Row, replies_sha256
 from suture.suites.common import Answers
 from suture.suites.forgetting.asking import UNSPOKEN, ask_facts, said_scores
 from suture.suites.forgetting.columns import DEFINITIONS, UNPAIRED, UTILITY, Kind
-from suture.suites.forgetting.facts import CHUNK, READ, Fact, check_apart, read_facts
-from suture.suites.forgetting.logs import (
-    Reference,
-    answers_sha256,
-    check_answers,
-    read_log,
-    read_reference,
-)
+from suture.suites.forgetting.facts import Fact, check_apart
+from suture.suites.forgetting.logs import Reference, answers_sha256, read_log, read_reference
 from suture.suites.forgetting.overlap import Kind as Rouge
 from suture.suites.forgetting.probes import Probe, probed
 from suture.suites.forgetting.summary import Derived, summarise, warn_dropped
@@ -57,14 +51,10 @@ class Asked(FrozenConfig):
     utility: tuple[Kind, ...] | None = Field(
         None, description="sets that model utility averages over"
     )
-    retain: Path | None = Field(None, description="rows to keep")
     holdout: Path | None = Field(None, description="unseen rows, for membership attacks")
-    other: Path | None = Field(None, description="text of no concern, for perplexity")
     probes: tuple[Probe, ...] = Field((), description="relearn, quantise")
     relearn_rate: float = Field(2e-5, gt=0, description="learning rate of relearning, one epoch")
     relearn_tokens: int = Field(4096, ge=8, description="tokens per step of relearning")
-    chunk: int = Field(CHUNK, ge=2, description="words of a chunk of text")
-    read: int = Field(READ, ge=1, description="words of a chunk that are read, not continued")
     seed: int = Field(0, description="order of the rows in relearning")
 
 
@@ -72,7 +62,8 @@ class Forgetting:
     """A suite over `Fact` items; subclasses say which files are which set.
 
     Its metrics follow from the rows (`derived`); columns that are no metric feed them. `unpaired`:
-    metrics that no row has.
+    metrics that no row has. `unasked`: options that change no row's scores, so that measurements
+    that differ in them are paired all the same.
     """
 
     name: str
@@ -83,6 +74,12 @@ class Forgetting:
     scorer: str | None = None
     needs_before = False
     unpaired = UNPAIRED
+    unasked = frozenset({"reference", "utility", "a_retrain", "authors"})
+
+    @property
+    def authors(self) -> int:
+        """Rows of a log about one author; 0: rows are independent."""
+        return 0
 
     def __init__(self, asked: Asked | None = None, *, told: bool = False) -> None:
         """`told`: the options were given, so that an absent reference is a decision."""
@@ -185,10 +182,11 @@ class Forgetting:
         was named, E549 not a log, E550 a reference of other rows, E551 a column is missing.
         """
         self._needs_reference()
-        found = read_log(path)
+        found = read_log(path, self.authors)
         if isinstance(found, Measurement):
             derived = self._from(found.rows, found.data.get("answers_sha256"))
-            data = {**found.data, "options": {k: str(v) for k, v in options.items()}}
+            asked = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
+            data = {**found.data, "options": {**found.data.get("options", {}), **asked}}
             return replace(found, data=data, **_numbers(derived))
         warn_dropped(found.dropped, str(path))
         derived = self._from(found.rows, found.answers)
@@ -216,26 +214,30 @@ class Forgetting:
 
     def _from(self, rows: Sequence[Row], answers: str | None) -> Derived:
         if self.reference is not None:
-            check_answers(answers, self.reference)
+            forget = [row.item for row in rows if row.item.startswith("forget/")]
+            self.reference.check_rows(forget, answers)
         return self.derived(rows)
 
-    def facts(self, kind: Kind, path: Path, limit: int | None) -> list[Fact]:
-        """One file as one set, with the options of this suite."""
-        rows = self.asked.rows if kind in ("forget", "retain") else None
-        return read_facts(
-            kind, path, limit=limit, rows=rows, chunk=self.asked.chunk, read=self.asked.read
-        )
+    def first_rows(self, kind: Kind) -> int | None:
+        """How many rows of a set are taken, from its first."""
+        return self.asked.rows if kind in ("forget", "retain") else None
 
     def checked(self, items: list[Fact], *, needs_reference: bool) -> list[Fact]:
         """The items, once sets do not overlap and the reference, if one is needed, fits.
 
-        Errors: E548 no reference was named, E550 it is of other rows, E555 sets overlap.
+        Errors: E548 no reference was named, E550 it is of other rows, E552 and E553 it lacks what
+        PrivLeak or relearning need, E555 sets overlap.
         """
         check_apart(items)
         if needs_reference:
             self._needs_reference()
         if self.reference is not None:
-            check_answers(self.described(items)["answers_sha256"], self.reference)
+            forget = [fact.id for fact in items if fact.kind == "forget"]
+            self.reference.check_rows(forget, self.described(items)["answers_sha256"])
+            if self.asked.a_retrain is None and any(fact.kind == "holdout" for fact in items):
+                self.reference.attacked()
+            if "relearn" in self.asked.probes:
+                self.reference.relearned()
         return items
 
     def _needs_reference(self) -> None:

@@ -16,7 +16,7 @@ from suture.lazy import np
 from suture.ledger import Row
 from suture.progress import note
 from suture.rng import generator
-from suture.suites.forgetting.columns import ATTACKS, DEFINITIONS, UTILITY, Kind
+from suture.suites.forgetting.columns import ATTACKS, BEST, DEFINITIONS, UTILITY, Kind
 from suture.suites.forgetting.ks import exact_two_sample_p, ks_gap
 from suture.suites.forgetting.logs import Reference
 from suture.suites.forgetting.membership import auc, auc_interval, privleak
@@ -25,6 +25,7 @@ from suture.suites.forgetting.ratios import FORMS, Form, model_utility
 Derived = dict[str, dict[str, Any]]
 PARTS = ("probability", "rouge", "truth_ratio")  # what model utility averages on each set
 _RESAMPLES = 1000
+_CHUNK = 1 << 20  # values resampled at a time: 8 MiB, however many rows there are
 _FEWEST = 5  # independent units below which an interval says nothing
 _Z = 1.959963984540054
 
@@ -40,8 +41,8 @@ def summarise(
 
     `reference`: rows of a model that never saw what is to be forgotten; without it there is no
     forget quality and no PrivLeak. `utility`: the sets that model utility averages over; none, no
-    model utility. `a_retrain`: PrivLeak's reference AUC (A = 1 - mia_auc_min_k)
-    where it is published instead of measured.
+    model utility. `a_retrain`: PrivLeak's reference AUC (A = 1 - mia_auc_min_k), where it is
+    published instead of measured.
 
     Errors: E550 a reference of other rows, E551 a set without a column that model utility needs,
     E552 a reference without held-out rows, or PrivLeak undefined, E553 without the probes.
@@ -70,9 +71,14 @@ def entry(
     reference: str | None = None,
     inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One entry of `Measurement.derived`, with the definition that belongs to the name."""
+    """One entry of `Measurement.derived`, with the definition that belongs to the name.
+
+    `best`: the value to be near to, where `direction` holds on one side of it only.
+    """
     direction, definition = DEFINITIONS[name]
     found = {"value": value, "definition": definition, "direction": direction, "n": n}
+    if name in BEST:
+        found["best"] = BEST[name]
     if interval is not None:
         found["interval"] = list(interval)
     if reference is not None:
@@ -110,24 +116,15 @@ def _matched(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The values of the same rows on both sides, by item; E550 where they are not the same rows.
 
-    A row whose value one side could not give (`Reference.dropped`) is left out on both.
+    A row that has no value on one side is left out on both.
     """
     mine = {row.item: row.scores[column] for row in rows if column in row.scores}
     theirs = {item: scores[column] for item, scores in reference.rows.items() if column in scores}
-    gone = reference.dropped | {
-        row.item for row in rows if row.item.startswith("forget/") and column not in row.scores
-    }
-    kept, there = mine.keys() - gone, theirs.keys() - gone
-    if kept != there or not kept:
-        odd = sorted(kept ^ there)
-        raise SutureError(
-            "E550",
-            f"the reference is of other rows: {len(mine)} rows to forget here, {len(theirs)} there",
-            where=f"{reference.file}" + (f", row {odd[0]}" if odd else ""),
-            why="forget quality compares the same rows, and its steps depend on their number",
-            fix="give the log of the reference model on the same split and the same number of rows",
-        )
-    return {i: mine[i] for i in mine if i in kept}, {i: theirs[i] for i in mine if i in kept}
+    reference.check_rows([row.item for row in rows if row.item.startswith("forget/")], None)
+    both = [item for item in mine if item in theirs]
+    if not both:
+        raise reference.of_other_rows("no row has a truth ratio on both sides")
+    return {item: mine[item] for item in both}, {item: theirs[item] for item in both}
 
 
 def _gap_interval(
@@ -160,7 +157,8 @@ def _gap_interval(
     size = len(names)
     drawn = random.multinomial(size, np.full(size, 1 / size), size=_RESAMPLES)
     gap = float(gaps(np.ones((1, size)))[0])
-    found = gaps(drawn)
+    at_once = max(1, _CHUNK // len(values))
+    found = np.concatenate([gaps(drawn[i : i + at_once]) for i in range(0, _RESAMPLES, at_once)])
     middle, half = 2 * gap - float(found.mean()), _Z * float(found.std(ddof=1))
     low = 0.0 if p >= 0.05 else max(0.0, middle - half)
     return low, min(1.0, max(gap, middle + half))
@@ -276,18 +274,7 @@ def _retrained(reference: Reference | None, a_retrain: float | None) -> tuple[fl
     if a_retrain is not None:
         return 1.0 - a_retrain, f"a_retrain={a_retrain:g}"
     assert reference is not None
-    members = reference.column("forget_attack_min_k")
-    others = reference.column("holdout_attack_min_k")
-    if not members or not others:
-        raise SutureError(
-            "E552",
-            "PrivLeak needs the reference's own AUC, and its file has no held-out rows",
-            where=str(reference.file),
-            why="a constant instead of it would move the zero of PrivLeak",
-            fix="measure the reference with the same --set holdout=FILE, or give a published value "
-            "with --set a_retrain=0.5393",
-        )
-    return auc(members, others), reference.fingerprint
+    return auc(*reference.attacked()), reference.fingerprint
 
 
 def robustness(rows: Sequence[Row], reference: Reference | None) -> Derived:
@@ -309,20 +296,11 @@ def robustness(rows: Sequence[Row], reference: Reference | None) -> Derived:
             found[name] = entry(name, value, len(quantised), inputs=raw)
     relearned = _column(rows, "forget_probability_relearned")
     if relearned and reference is not None:
-        theirs = reference.column("forget_probability_relearned")
-        old = reference.column("forget_probability")
-        if not theirs or not old:
-            raise SutureError(
-                "E553",
-                "relearning is judged by what the reference gains, and its file does not say",
-                where=str(reference.file),
-                fix="measure the reference with the same --set probes=[relearn]",
-            )
+        old, new = reference.relearned()
         after = math.fsum(relearned) / len(relearned)
-        ends = {"before": math.fsum(old) / len(old), "after": math.fsum(theirs) / len(theirs)}
-        gain, base = after - before, ends["after"] - ends["before"]
+        gain, base = after - before, new - old
         raw = {"before": before, "after": after}
-        raw |= {"reference_before": ends["before"], "reference_after": ends["after"]}
+        raw |= {"reference_before": old, "reference_after": new}
         ratio = min(max(base, 0.0) / gain, 1.0) if gain > 0 else 1.0
         for name, value in (
             ("relearn_robustness", ratio),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from suture.errors import SutureError
 from suture.ledger import Measurement
@@ -52,6 +53,27 @@ def fixed_epoch(measurements: Sequence[Measurement], epoch: int) -> Reading:
             fix="choose the fixed epoch before the run, within its epochs",
         )
     return Reading(epoch, f"epoch {epoch}", measurements[epoch - 1])
+
+
+def readings(
+    measurements: Sequence[Measurement],
+    epoch: int,
+    metric: str = "forget_quality",
+    *,
+    within: int = 10,
+) -> dict[str, Any]:
+    """Both readings and the whole trajectory as JSON: `first_peak`, `fixed_epoch`, `trajectory`.
+
+    `epoch`: the fixed one. The trajectory has every metric that all epochs have.
+    """
+    both = first_peak(measurements, metric, within=within), fixed_epoch(measurements, epoch)
+    told = [{"epoch": r.epoch, "rule": r.rule, "metrics": r.metrics} for r in both]
+    shared = [m for m in measurements[0].metrics if all(m in one.metrics for one in measurements)]
+    return {
+        "first_peak": told[0],
+        "fixed_epoch": told[1],
+        "trajectory": {name: trajectory(measurements, name) for name in shared},
+    }
 
 
 def trajectory(measurements: Sequence[Measurement], metric: str) -> list[float]:
