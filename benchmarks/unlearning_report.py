@@ -161,7 +161,7 @@ def cell(values: Sequence[float]) -> str:
 def markdown(found: dict[str, Any]) -> str:
     n = len(found["families"])
     lines = [
-        f"n = {n} families (seeds), 100 rows asked of 200 to forget; mean, 95% t-interval over them. "
+        f"n = {n} families (seeds), 100 of 200 rows asked; mean with 95% t-interval over families. "
         "The settings were chosen on other people and one family.",
         "",
     ]
