@@ -17,7 +17,7 @@ from raw_folders import listing
 from suture.errors import SutureError
 from suture.patch import open_model
 from suture.patch.format import DATA
-from suture.runs.trajectory import MeasuredTraining, first_peak, read_training, run_training
+from suture.runs.trajectory import MeasuredTraining, read_training, run_training
 from suture.suites import measure
 
 ROWS = [
@@ -150,7 +150,3 @@ def test_a_recipe_file_names_files_beside_it(base: Path, tmp_path: Path) -> None
     run_training(made)
     assert listing(base) == untouched
 
-
-def test_the_first_of_the_highest() -> None:
-    assert first_peak([0.1, 0.4, 0.2, 0.4]) == 1
-    assert first_peak([0.3, 0.1, 0.1], lower=True) == 1

@@ -29,7 +29,7 @@ from suture.checkpoint.source import content_hash, fingerprint_of
 from suture.config import FrozenConfig
 from suture.errors import SutureError, nearest
 from suture.lazy import torch
-from suture.ledger import Better, Measurement
+from suture.ledger import Measurement
 from suture.patch import PatchWriter, drain
 from suture.progress import note
 from suture.report.curves import curves
@@ -38,6 +38,7 @@ from suture.runs.measuring import take
 from suture.runs.named import rooted_option
 from suture.runs.recipe import SuiteSpec
 from suture.suites import load_suite
+from suture.suites.forgetting.trajectory import first_peak
 from suture.training.lora import save_adapter
 from suture.training.recipe import (
     TrainRecipe,
@@ -85,10 +86,19 @@ class MeasuredTraining(TrainRecipe):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What was found after `epoch` passes: SUITE.METRIC to its value."""
+    """What every suite of the recipe found after `epoch` passes."""
 
     epoch: int
-    metrics: dict[str, float]
+    measured: dict[str, Measurement]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """SUITE.METRIC to its value."""
+        return {
+            f"{label}.{name}": value
+            for label, found in self.measured.items()
+            for name, value in found.metrics.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -108,15 +118,6 @@ class Trajectory:
             "first_peak": self.peak,
             "epochs": found,
         }
-
-
-def first_peak(values: Sequence[float], *, lower: bool = False) -> int:
-    """Index of the first of the best values, the largest unless `lower` is better.
-
-    That "first peaks" means the earliest of the highest, and not the first local maximum, is our
-    reading of the paper's rule (inferred).
-    """
-    return values.index(min(values) if lower else max(values))
 
 
 def read_training(path: str | Path, overrides: Sequence[str] = ()) -> MeasuredTraining:
@@ -145,8 +146,8 @@ def run_training(
 ) -> tuple[TrainReport, Trajectory | None]:
     """Train, and measure where the recipe asks for it; the same call resumes.
 
-    Errors: those of `run_recipe` and of the suites, E744 the folder of epochs is another run's,
-    E745 no epoch is measured, or none has the metric that is to peak.
+    Errors: those of `run_recipe` and of the suites, E744 the folder of epochs is another recipe's,
+    E745 no epoch was measured, or no suite has the metric that is to peak, E557 an epoch lacks it.
     """
     if recipe.measure is None:
         return run_recipe(recipe, source), None
@@ -165,7 +166,6 @@ class _Epochs:
         self.recipe, self.spec, self.last = recipe, spec, recipe.train.epochs
         self.fixed = min(spec.fixed or self.last, self.last)
         self.folder = out.with_name(f"{out.name}.epochs")
-        self.better: dict[str, Better] = {}
         for label, suite in spec.suites.items():
             suite.items(label)  # what is wrong with a file is said before the training
         known = {
@@ -198,12 +198,9 @@ class _Epochs:
         for home in sorted(self.folder.glob("epoch-*")):
             epoch = int(home.name.removeprefix("epoch-"))
             if self._has(epoch):
-                metrics: dict[str, float] = {}
-                for label in self.spec.suites:
-                    measured = Measurement.load(home / f"{label}.json")
-                    metrics |= {f"{label}.{key}": value for key, value in measured.metrics.items()}
-                    self.better |= {f"{label}.{key}": way for key, way in measured.better.items()}
-                found.append(Epoch(epoch, metrics))
+                files = {label: home / f"{label}.json" for label in self.spec.suites}
+                loaded = {label: Measurement.load(file) for label, file in files.items()}
+                found.append(Epoch(epoch, loaded))
         return found
 
     def end(self) -> Trajectory:
@@ -227,10 +224,9 @@ class _Epochs:
         name = self.spec.peak
         if name is None:
             return None
-        if any(name not in one.metrics for one in epochs):
-            raise _unknown(name, epochs[0].metrics)
-        values = [one.metrics[name] for one in epochs]
-        return epochs[first_peak(values, lower=self.better[name] == "lower")].epoch
+        label, _, metric = name.partition(".")
+        measured = [one.measured[label] for one in epochs]
+        return epochs[first_peak(measured, metric, within=len(epochs)).epoch - 1].epoch
 
     def _prune(self) -> None:
         """Drop patches of epochs that will not be reported, whatever comes."""
