@@ -113,6 +113,8 @@ class Bench:
                 learning_rate=point.rate,
                 warmup="epoch",
                 schedule="linear",
+                final_share=0.0,
+                beta2=0.999,
                 seed=self.family.seed,
             ),
             measure=MeasureSpec(
