@@ -5,7 +5,7 @@
 A random Llama (83 million parameters unless --small) and rows of TOFU's lengths, float32, one
 thread. Every arm is a process of its own; arms run in turns, `--rounds` times, and the median
 counts. Times are CPU seconds of the steps (wall seconds stand beside them); memory is the peak of
-the process above what it held after its imports.
+the process above what it held after its imports. (Of two rounds the faster one counts.)
 
 `cached`  what the product does: the augmented model is trained, the teacher written to disk, then
           one model is trained on it

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from suture import progress
 from suture.errors import SutureError
 from suture.training.batches import Example, collate
 from suture.training.loop import EnoughTraining, TrainConfig, next_token_loss, train
@@ -186,6 +188,22 @@ def test_gradient_checkpointing_changes_memory_and_no_bit():
     with torch.no_grad():
         again(input_ids=torch.tensor([[1, 2]]))
     assert not any(module.training for module in again.modules())
+
+
+def test_a_model_without_blocks_knows_no_gradient_checkpointing():
+    model = torch.nn.Linear(2, 2)
+    model.config = type("Config", (), {"model_type": "flat"})
+    with pytest.raises(SutureError, match=r"E917.*flat"):
+        train(model, EXAMPLES, settings(gradient_checkpointing=True))
+
+
+def test_progress_tells_loss_speed_and_memory(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "silent", False)
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_PLAIN_EVERY", 0.0)
+    train(tiny(), EXAMPLES, settings(), label="here")
+    last = capsys.readouterr().err.splitlines()[-2]
+    assert re.match(r"here: 8/8 \(100%\), ETA 0 s, loss \d\.\d+, [\d,]+ tokens/s, \d\.\d GB", last)
 
 
 def test_dropout_is_off():

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 TRAIN_SHARE = 0.4  # of the matrix product's speed that a training step reaches
 STEP_OVERHEAD = 0.02  # seconds of a step whatever the size
 STATE = 12  # bytes per trained parameter of weights and both moments
+_PEFT = 64 * 2**20  # the library
 _HOLD_A_COPY = ("gradient-ascent-kl", "kl-min", "rmu", "undial")  # of the model before training
 _OTHER_RECIPES = {"method", "methods", "approaches", "models"}
 
@@ -183,10 +184,12 @@ def _memory(recipe: TrainRecipe, source: TensorSource, trained: int) -> int:
             copies += 1 if recipe.lora else 2
         elif objective.augmented is not None:
             beside = weights  # read before the first step, when there are no gradients yet
-    extra = 4 * trained if recipe.lora else 0  # the adapter itself
+    extra = 4 * trained + _PEFT if recipe.lora else 0  # the adapter itself
     config = recipe.train
     batch = activations(source, config.batch_tokens, again=config.gradient_checkpointing)
-    training = extra + STATE * trained + batch
+    largest = max(numel(source, [name]) for name in source.tensors)
+    beside_it = 0 if recipe.lora else 16 * largest  # a tied gradient twice, AdamW's own tables
+    training = extra + STATE * trained + beside_it + batch
     return BASE_MEMORY + (1 + copies) * weights + max(training, beside)
 
 

@@ -201,7 +201,8 @@ def train(
             on_epoch(step.epoch + 1)
         at_end = done == config.steps or (stop is not None and stop.over)
         if state and (at_end or done % config.save_every == 0):
-            save_state(state, model, optimizers, done, own, _notes(stop))
+            moments = [] if at_end else optimizers  # nothing goes on from the last state
+            save_state(state, model, moments, done, own, _notes(stop))
     if stop:
         stop.restore(model)
     best = stop.best_step if stop and stop.best_step else None
