@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from suture.inference.decoding.whos_harry_potter import unlearning_logits
 from suture.lazy import torch
 from suture.training.batches import Batch
 from suture.training.loop import Objective
@@ -113,12 +114,9 @@ class RKLD(RetainOptions):
         The formula is not blind to a constant added to `augmented`, though its softmax is: `space:
         logprob` takes the rise of log-probabilities instead (inferred).
         """
-        original, augmented = original.float(), augmented.float()
-        if self.space == "logprob":
-            original, augmented = original.log_softmax(-1), augmented.log_softmax(-1)
-        rise = augmented - original
-        rise = torch.where(rise > self.dead_zone, rise, torch.zeros_like(rise))
-        return original - self.alpha * rise
+        return unlearning_logits(
+            original, augmented, self.alpha, space=self.space, dead_zone=self.dead_zone
+        )
 
 
 def position_weights(batch: Batch, reduction: str) -> torch.Tensor:
