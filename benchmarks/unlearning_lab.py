@@ -19,11 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unlearning_points import BATCH_ROWS, EPOCHS, FIXED, PEAK, Point, points
+from irr_lab import Edited
+from unlearning_points import AUGMENT_RATE, BATCH_ROWS, EPOCHS, FIXED, PEAK, Point, points
 
 from suture.checkpoint import write_json
 from suture.errors import SutureError
+from suture.inference.decoding.whos_harry_potter import WhosHarryPotter
 from suture.lab.family import Family, open_family
+from suture.methods.task_arithmetic import TaskArithmetic
 from suture.patch import open_model
 from suture.runs.recipe import SuiteSpec
 from suture.runs.trajectory import MeasuredTraining, MeasureSpec, run_training
@@ -80,6 +83,11 @@ class Bench:
         """The point's trajectory; from disk where it has been made."""
         out = self.home / "points" / point.folder
         result = out.with_name(f"{out.name}.epochs") / "trajectory.json"
+        if not result.exists() and point.strength:
+            metrics = {f"tofu.{k}": v for k, v in self.still(point).items()}
+            epochs = [{"epoch": FIXED, "metrics": metrics}]
+            result.parent.mkdir(parents=True, exist_ok=True)
+            write_json(result, {"fixed": FIXED, "first_peak": FIXED, "epochs": epochs})
         if not result.exists():
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -90,6 +98,24 @@ class Bench:
                 write_json(result, {"diverged": error.message, "epochs": []})
         found: dict[str, Any] = json.loads(result.read_text("utf-8"))
         return found
+
+    def still(self, point: Point) -> dict[str, float]:
+        """The metrics of a method without a training of its own: the teacher itself, or the task
+        vector of the augmented model taken away. Both see the model trained further once."""
+        before = open_model(self.family.member(self.member))
+        augmented = self.home / "augmented"
+        if not augmented.exists():
+            plain = Point("augmented", "", {"name": "next-token"}, rate=AUGMENT_RATE)
+            again = {"patch": None, "output": augmented, "measure": None}
+            run_training(self.recipe(plain, augmented).model_copy(update=again))
+        options = {"reference": str(self.reference), **OPTIONS}
+        asked: dict[str, Any] = {"data": self.files, "max_new_tokens": LONGEST, "options": options}
+        if point.method == "WHP teacher":
+            wrapped = WhosHarryPotter(augmented=augmented, alpha=point.strength)
+            return measure("tofu", before, decoding=wrapped, dtype="bfloat16", **asked).metrics
+        negated = TaskArithmetic(weight=(-point.strength,))
+        edited = Edited(before, negated.derive(base=before, donors=[open_model(augmented)]))
+        return measure("tofu", edited, dtype="bfloat16", **asked).metrics
 
     def recipe(self, point: Point, out: Path) -> MeasuredTraining:
         """As a user would write it, but that nothing is kept besides the numbers."""
@@ -119,7 +145,7 @@ class Bench:
             ),
             measure=MeasureSpec(
                 suites={"tofu": suite},
-                every=FIXED if self.tuning else EVERY,
+                every=EPOCHS if self.tuning else EVERY,
                 fixed=FIXED,
                 peak=PEAK,
                 keep="none",
