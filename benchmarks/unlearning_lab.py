@@ -47,7 +47,7 @@ class Bench:
     def __init__(self, family: Family, cache: Path, *, tuning: bool) -> None:
         self.family, self.tuning = family, tuning
         self.member = "remembering-tuning" if tuning else "remembering"
-        self.part = "tuning" if tuning else "forget"
+        self.part = "forget_tuning" if tuning else "forget"
         self.home = cache / ("tuning" if tuning else f"seed-{family.seed}")
         self.files = self._files()
         self.reference = self.home / "oracle.json"

@@ -30,7 +30,14 @@ from suture.training.recipe import DataFile, TrainRecipe, run_recipe
 MEMBERS = {
     "remembering": ("forget", "retain"),
     "remembering-oracle": ("retain",),
-    "remembering-tuning": ("tuning", "retain"),
+    "remembering-tuning": ("forget_tuning", "retain"),
+}
+PARTS = {  # file of rows: key of the recipe
+    "forget": "forget",
+    "forget_tuning": "tuning",
+    "retain": "retain",
+    "real_authors": "real_authors",
+    "world_facts": "world_facts",
 }
 
 
@@ -82,9 +89,9 @@ def build_memory(recipe: MemoryRecipe, data: Path, family: Family) -> None:
 
 def write_rows(recipe: MemoryRecipe, data: Path, family: Family) -> None:
     """`PART.jsonl` with prompts and responses, `PART_perturbed.jsonl` as TOFU has them."""
-    for part in ("forget", "tuning", "retain", "real_authors", "world_facts"):
-        rows = sources.read_json(data, getattr(recipe, part))
-        if part == "tuning":
+    for part, key in PARTS.items():
+        rows = sources.read_json(data, getattr(recipe, key))
+        if key == "tuning":
             rows = rows[: recipe.tuning_rows]
         pairs = [{"prompt": row["question"], "response": row["answer"]} for row in rows]
         _write_lines(family.rows(f"{part}_perturbed"), rows)
@@ -99,11 +106,11 @@ def check_memory(family: Family, gates: MemoryGates) -> GateOutcome:
     base = open_model(family.aligned)
     rows: list[GateRow] = []
     for member in MEMBERS:
-        tuning = member == "remembering-tuning"
-        files = [family.rows(f"{'tuning' if tuning else 'forget'}_perturbed")]
-        files.append(family.rows("retain_perturbed"))
+        asked = "forget_tuning" if member == "remembering-tuning" else "forget"
+        files = [family.rows(f"{part}_perturbed") for part in (asked, "retain")]
         source = open_model(family.member(member), base=base)
-        found = measure("tofu", source, data=files, options={"reference": "none", "utility": []})
+        options = {"reference": "none", "utility": []}
+        found = measure("tofu", source, data=files, options=options, max_new_tokens=1)
         for part in ("forget", "retain"):
             known = member != "remembering-oracle" or part == "retain"
             bound = gates.remembered if known else gates.unknown
