@@ -12,7 +12,7 @@ import pytest
 
 from helpers import write_jsonl
 from suture.cli.main import run
-from suture.cli.measure import spread
+from suture.cli.measure import show, spread
 from suture.ledger import Measurement, Row, mean_scores
 
 PROMPTS = [{"id": str(i), "prompt": f"How do I bake loaf {i}?"} for i in range(4)]
@@ -75,7 +75,32 @@ def test_compare_text_names_the_needed_n(files: Any, capsys: Any) -> None:
     assert run([str(arg) for arg in args]) == 3
     shown = capsys.readouterr().out
     assert "not proven" in shown
-    assert "items would settle it" in shown
+    assert "items would settle it 4 times in 5, if the true gain is the one seen" in shown
+
+
+def test_a_minimum_is_told_without_a_number_of_items(tmp_path: Path, capsys: Any) -> None:
+    for side, by in (("a", 0.01), ("b", 0.02)):
+        rows = [Row(str(i), {"kl": by * i}, f"group {i % 5}") for i in range(20)]
+        told = {"fingerprint": side}, 20, mean_scores(rows), {"kl": "lower"}, rows
+        Measurement("drift", *told, before={"fingerprint": "a"}).save(tmp_path / f"{side}.json")  # type: ignore[arg-type]
+    sides = ["--before", str(tmp_path / "a.json"), "--after", str(tmp_path / "b.json")]
+    assert run(["compare", *sides, "--kept", "drift.kl:0.5"]) == 3
+    shown = capsys.readouterr().out
+    assert "20 in 5 clusters" in shown
+    assert "this test needs at least 100 items in 30 clusters" in shown
+    assert "would settle" not in shown
+
+
+def test_intervals_say_what_they_stand_on(capsys: Any) -> None:
+    values = [0.0, 0.0, 1.0, 0.0, 1.0, 1.0]
+    rows = [Row(str(i), {"kl": v, "right": v}, "ab"[i % 2]) for i, v in enumerate(values)]
+    better: Any = {"kl": "lower", "right": "higher"}
+    show(Measurement("x", {}, 6, mean_scores(rows), better, rows), None, False)
+    kl, right, why = capsys.readouterr().out.splitlines()
+    assert "no interval" in kl  # a KL of 0 or 1 is no share
+    assert "n=6 in 2 clusters" in right
+    assert " to " in right
+    assert why.startswith("no interval for kl: fewer than 5")
 
 
 @pytest.mark.parametrize(

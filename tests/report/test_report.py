@@ -172,7 +172,7 @@ def test_first_screen_holds_the_verdicts(page: Page) -> None:
     for word in ("Not proven", "improved", "held", "31.3%", "89.8%", "93.1%", "+58.6", "275"):
         assert word in first, word
     assert "+52.1 to +64.4 points" in first
-    assert "n ≈ 264 would settle it" in first
+    assert "n ≈ 264 would settle it 4 times in 5, if nothing is truly lost" in first
     assert "at most 3 points worse than the reference" in first
     assert "One paired run proves a checkpoint, not a method" in text
 

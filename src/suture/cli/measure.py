@@ -18,7 +18,6 @@ from suture.ledger.intervals import wilson
 if TYPE_CHECKING:
     from suture.ledger import Measurement, Role
 
-_SHARES_OF_A_REPLY = ("distinct_2", "repetition")  # between 0 and 1 even where all are 0 or 1
 _FEWEST = 5  # rows or clusters below which a bootstrap says nothing
 _TOO_MANY = 0.05  # share of unread verdicts that is worth a line
 _JSON = typer.Option("--json", help="one JSON object on standard output")
@@ -103,7 +102,7 @@ def measure(
         show(found, out, json)
         return
     if model is None or out is None:
-        raise _missing("--model" if model is None else "-o")
+        raise _missing("--model" if model is None else "--output")
     from suture.inference.decoding import load_decoding
     from suture.inference.loading import check_precision
     from suture.suites import load_suite
@@ -249,14 +248,16 @@ def show(measurement: Measurement, out: Path | None, as_json: bool) -> None:
         (
             name,
             f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3e}",
-            "" if intervals[name] is None else "{:.3f} to {:.3f}".format(*intervals[name] or ()),
-            f"n={_count(measurement, name)}",
+            _ends(intervals[name]),
+            _counts(measurement, name),
             f"{measurement.better[name]} is better",
         )
         for name, value in measurement.metrics.items()
         if name in measurement.better
     ]
     emit(table(rows))
+    if blank := [row[0] for row in rows if intervals[row[0]] is None]:
+        emit(_why_none(measurement, blank))
     if out is not None:
         emit(f"wrote {out}: {measurement.n} rows in {measurement.seconds:.1f} s")
     if out is not None and judged_path(out).is_file():
@@ -267,7 +268,7 @@ def show(measurement: Measurement, out: Path | None, as_json: bool) -> None:
 
 
 def _interval(measurement: Measurement, name: str) -> tuple[float, float] | None:
-    """Wilson's where every score is 0 or 1, else BCa's of the mean; clusters count once.
+    """Wilson's of counts, else BCa's of the mean; clusters count once.
 
     What is derived from all rows at once brings its own."""
     own = measurement.derived.get(name, {}).get("interval")
@@ -278,19 +279,38 @@ def _interval(measurement: Measurement, name: str) -> tuple[float, float] | None
         return None
     scores = [row.scores[name] for row in rows]
     units = [row.cluster or row.item for row in rows]
-    if name not in _SHARES_OF_A_REPLY and set(scores) <= {0.0, 1.0}:
+    from suture.ledger import bca_mean, counted
+
+    if counted(name, scores):
         return wilson(sum(scores) / len(scores), len(set(units)))
     if len(set(units)) < _FEWEST:
         return None
-    from suture.ledger import bca_mean
-
     found = bca_mean(scores, units, seed=0, name=f"{measurement.suite}.{name}")
     return found.low, found.high
 
 
-def _count(measurement: Measurement, name: str) -> int:
+def _ends(interval: tuple[float, float] | None) -> str:
+    return "no interval" if interval is None else "{:.3f} to {:.3f}".format(*interval)
+
+
+def _counts(measurement: Measurement, name: str) -> str:
+    """How many items a number stands on, and clusters where they are fewer."""
     own = measurement.derived.get(name, {}).get("n")
-    return sum(name in row.scores for row in measurement.rows) if own is None else int(own)
+    if own is not None:
+        return f"n={own}"
+    units = [row.cluster or row.item for row in measurement.rows if name in row.scores]
+    groups = len(set(units))
+    return f"n={len(units)}" if groups == len(units) else f"n={len(units)} in {groups} clusters"
+
+
+def _why_none(measurement: Measurement, names: Sequence[str]) -> str:
+    """Why some metrics have no interval."""
+    told = [name for name in names if name in measurement.derived]
+    few = [name for name in names if name not in measurement.derived]
+    why = [f"{', '.join(told)}: one number about all rows"] if told else []
+    if few:
+        why.append(f"{', '.join(few)}: fewer than {_FEWEST} rows or clusters, no share of them")
+    return f"no interval for {'; '.join(why)}"
 
 
 def spread(args: Sequence[str], flags: Collection[str], words: Collection[str] = ()) -> list[str]:

@@ -3,6 +3,7 @@
 from suture.ledger.compare import Ledger, LedgerRow, compare
 from suture.ledger.intervals import Bootstrap, bca, bca_mean, mcnemar_midp, tango, tango_score
 from suture.ledger.junk import TOLERANCES, JunkCheck, check_junk
+from suture.ledger.kinds import counted
 from suture.ledger.measurement import (
     Better,
     JudgedRow,
@@ -24,6 +25,7 @@ from suture.ledger.verdicts import (
     Role,
     RunVerdict,
     Verdict,
+    assumed,
     holm,
     judge,
     needed_n,
@@ -47,10 +49,12 @@ __all__ = [
     "Row",
     "RunVerdict",
     "Verdict",
+    "assumed",
     "bca",
     "bca_mean",
     "check_junk",
     "compare",
+    "counted",
     "dominates",
     "estimate_difference",
     "front",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from suture.errors import SutureError
 from suture.lazy import np
 from suture.ledger.intervals import bca_mean, mcnemar_midp, tango, tango_score
+from suture.ledger.kinds import counted
 from suture.ledger.measurement import Better, Measurement, Row
 
 if TYPE_CHECKING:
@@ -53,13 +54,16 @@ def estimate_difference(
 ) -> Estimate:
     """Paired `other - base`, oriented so that + is better; `floor` is where "broken" begins.
 
-    Scores that are all 0 or 1 and independent: Tango, with McNemar's mid-p. Otherwise BCa over
-    items, or over clusters. Clustered binary scores without any change would give a bootstrap
-    interval of width 0: they get Tango's with one pair per cluster.
+    Counts (`kinds`) that are independent: Tango, with McNemar's mid-p. Otherwise BCa over items, or
+    over clusters; clusters of one item each are none. Clustered binary scores without any change
+    would give a bootstrap interval of width 0: they get Tango's with one pair per cluster.
+    `name`: SUITE.METRIC; it decides the draws.
     """
     n = len(base)
+    if clusters is not None and len(set(clusters)) == n:
+        clusters = None
     change = other - base if better == "higher" else base - other
-    binary = bool(np.isin(base, (0.0, 1.0)).all() and np.isin(other, (0.0, 1.0)).all())
+    binary = counted(name.rpartition(".")[2], (*base.tolist(), *other.tolist()))
     units = len(set(clusters)) if clusters is not None else n
     spread = float((change**2).mean())
     difference = float(change.mean())

@@ -143,6 +143,14 @@ def count(value: object) -> str:
     return DASH if value is None else f"{int(value):,}".replace(",", "\u202f")
 
 
+def settling(row: Mapping[str, Any], needed: object) -> str:
+    """How many items would settle a row of the ledger, and what that assumes."""
+    from suture.ledger import assumed
+
+    told = assumed(str(row.get("role")))
+    return f"n ≈ {count(needed)} would settle it 4 times in 5, if {told}"
+
+
 def size(nbytes: object) -> str:
     """Bytes in decimal units."""
     value = finite(nbytes)
