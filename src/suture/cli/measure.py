@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +69,10 @@ def measure(
     replies: Annotated[
         Path | None, typer.Option("--replies", help="score these replies instead of generating")
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="write what is asked to this file instead, for --replies"),
+    ] = None,
     logs: Annotated[
         Path | None, typer.Option("--logs", help="per-row log to score instead of a model (tofu)")
     ] = None,
@@ -97,9 +102,10 @@ def measure(
         asked["reference"] = reference
     if logs is not None:
         found = measure_log(suite, logs, options=asked)
-        if out is not None:
-            found.save(out, redact=redact)
-        show(found, out, json)
+        show(found, out, json, replaced=save(found, out, redact=redact))
+        return
+    if prompts is not None:
+        _write_prompts(suite, prompts, data or None, limit, asked, json)
         return
     if model is None or out is None:
         raise _missing("--model" if model is None else "--output")
@@ -116,6 +122,7 @@ def measure(
     precision = check_precision(dtype)
     if limit is not None and limit < 1:
         raise SutureError("E702", f"limit is {limit}", where="--limit", fix="give at least 1")
+    replaces = out.exists()
     source: Any = model
     other = None
     if replies is None:
@@ -142,9 +149,10 @@ def measure(
         judge=judged,
         decoding=decoded,
         cache=cache,
+        keep=None if redact else out,
     )
-    measurement.save(out, redact=redact)
-    show(measurement, out, json)
+    save(measurement, out, redact=redact)
+    show(measurement, out, json, replaced=replaces)
 
 
 def score(
@@ -168,14 +176,23 @@ def score(
     from suture.suites.judges import load_judge
     from suture.suites.judging import asked_for
 
+    began = time.monotonic()
     judged = None
     if judge is not None:
         old = Measurement.load(measurement)
         asks = asked_for(load_suite(str(old.data.get("suite", old.suite))))
         judged = load_judge(judge, asks)
+    if out.exists() and measurement.exists() and out.samefile(measurement):
+        raise SutureError(
+            "E571",
+            "the output is the measurement that is scored",
+            where=str(out),
+            why="the old scores would be lost",
+            fix="give another name with -o",
+        )
     new = rescore(measurement, replies, data=data or None, judge=judged)
-    new.save(out, redact=redact)
-    show(new, out, json)
+    seconds = time.monotonic() - began
+    show(new, out, json, replaced=save(new, out, redact=redact), seconds=seconds)
 
 
 def compare(
@@ -234,15 +251,59 @@ def _missing(option: str) -> SutureError:
     )
 
 
-def show(measurement: Measurement, out: Path | None, as_json: bool) -> None:
-    """The averages with their 95% intervals, and where the judge's words lie."""
+def _write_prompts(
+    suite: str,
+    path: Path,
+    data: list[Path] | None,
+    limit: int | None,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    from suture.suites.prompts import prompts, write_prompts
+
+    rows = prompts(suite, data=data, limit=limit, options=options)
+    word = "replaced" if path.exists() else "wrote"
+    write_prompts(path, rows)
+    if as_json:
+        emit_json({"file": str(path), "n": len(rows)})
+        return
+    emit(f"{word} {path}: {len(rows)} prompts")
+    if any("after" in row for row in rows):
+        emit("rows with `after` go on from the reply to that item")
+    emit(
+        "answer them elsewhere as rows of item and reply, then: "
+        f"suture measure {suite} --model NAME --replies FILE -o FILE, with the same options"
+    )
+
+
+def save(measurement: Measurement, out: Path | None, *, redact: bool = False) -> bool:
+    """Write a measurement, if it is to be written; whether it replaces an older file."""
+    if out is None:
+        return False
+    old = out.exists()
+    measurement.save(out, redact=redact)
+    return old
+
+
+def show(
+    measurement: Measurement,
+    out: Path | None,
+    as_json: bool,
+    *,
+    replaced: bool = False,
+    seconds: float | None = None,
+) -> None:
+    """The averages with their 95% intervals, and where the judge's words lie.
+
+    `seconds`: what was spent now, where that is not what the measurement took."""
     from suture.ledger import judged_path
 
     intervals = {name: _interval(measurement, name) for name in measurement.metrics}
     if as_json:
         head = {k: v for k, v in measurement.as_dict().items() if k != "rows"}
         known = {name: ends for name, ends in intervals.items() if ends is not None}
-        emit_json({**head, "ci95": known, "file": None if out is None else str(out)})
+        file = {"file": None if out is None else str(out), "replaced": replaced}
+        emit_json({**head, "ci95": known, **file})
         return
     rows = [
         (
@@ -259,7 +320,9 @@ def show(measurement: Measurement, out: Path | None, as_json: bool) -> None:
     if blank := [row[0] for row in rows if intervals[row[0]] is None]:
         emit(_why_none(measurement, blank))
     if out is not None:
-        emit(f"wrote {out}: {measurement.n} rows in {measurement.seconds:.1f} s")
+        word = "replaced" if replaced else "wrote"
+        spent = measurement.seconds if seconds is None else seconds
+        emit(f"{word} {out}: {measurement.n} rows in {spent:.1f} s")
     if out is not None and judged_path(out).is_file():
         emit(f"the judge's own words: {judged_path(out)}")
     for name, value in measurement.metrics.items():

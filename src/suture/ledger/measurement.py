@@ -20,7 +20,7 @@ from suture.checkpoint.jsonfile import write_atomic
 from suture.errors import SutureError
 
 Better = Literal["higher", "lower"]
-_BESIDE = ("replies", "judged")  # fields with files of their own
+_UNSAVED = ("replies", "judged", "file")  # the first two have files of their own
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Measurement:
     `metrics`: mean of each score over the rows that have it. `better`: direction of each metric.
     `derived`: by name what is known of a metric beyond its value: {value, definition, direction, n,
     interval?, reference? (fingerprint), inputs?}. Here stand all metrics that are no mean of rows
-    (a p-value, an AUC, a harmonic mean); each is in `metrics` and `better` too.
+    (a p-value, an AUC, a harmonic mean); each is in `metrics` and `better` too. `file`: where it was
+    loaded from.
     """
 
     suite: str
@@ -97,13 +98,14 @@ class Measurement:
     seconds: float = 0.0
     replies: Sequence[ReplyRow] = field(default=(), repr=False, compare=False)
     judged: Sequence[JudgedRow] = field(default=(), repr=False, compare=False)
+    file: str | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """The content of the file, without replies and judge's words."""
         head = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
-            if name not in ("rows", *_BESIDE) and (name != "derived" or self.derived)
+            if name not in ("rows", *_UNSAVED) and (name != "derived" or self.derived)
         }
         return {**head, "rows": [_row_dict(row) for row in self.rows]}
 
@@ -176,9 +178,9 @@ class Measurement:
         lost = sorted(set(known["metrics"]) - names - set(derived))
         if lost:
             raise _unusable(path, f"metric '{lost[0]}' has no row behind it")
-        for name in _BESIDE:
+        for name in _UNSAVED:
             known.pop(name, None)
-        return cls(**{**known, "rows": rows, "n": len(rows)})
+        return cls(**{**known, "rows": rows, "n": len(rows), "file": str(path)})
 
 
 def mean_scores(rows: Iterable[Row]) -> dict[str, float]:

@@ -172,6 +172,17 @@ class Utility:
             for item, reply in zip(items, replies, strict=True)
         ]
 
+    def generates(self, items: list[Asking]) -> bool:
+        """Open questions are replied to; options are only read."""
+        return any(not item.question.options for item in items)
+
+    def as_asked(self, item: Asking) -> dict[str, Any]:
+        """The prompt of an item, or, after solved examples, the turns of a chat."""
+        if self.asked.style == "plain":
+            return {"prompt": self._text(item)}
+        turns = self._turns(item)
+        return {"prompt": turns[-1]["content"], **({"messages": turns} if turns[1:] else {})}
+
     def _likelihoods(self, lm: LoadedModel, items: list[Asking]) -> list[list[Likelihood]]:
         from suture.inference.generation import conversation_ids
         from suture.inference.likelihood import likelihoods
