@@ -5,7 +5,7 @@ from __future__ import annotations
 from suture.data.chat import ChatTemplate, Encoded, beginning, encode
 from suture.data.reader import read_jsonl, sha256_file
 from suture.data.records import AnsweredPair, Choice, Pair, Passage, Prompt
-from suture.data.rows import read_rows
+from suture.data.rows import read_rows, rows_sha256
 
 __all__ = [
     "AnsweredPair",
@@ -19,5 +19,6 @@ __all__ = [
     "encode",
     "read_jsonl",
     "read_rows",
+    "rows_sha256",
     "sha256_file",
 ]
