@@ -139,12 +139,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         value = yaml.load(text, Strict)
     except (OSError, UnicodeDecodeError) as error:
-        raise SutureError("E703", "cannot read the file", where=f"{path}: {error}") from None
+        raise SutureError(
+            "E703",
+            "cannot read the file",
+            where=f"{path}: {error}",
+            fix="check the path; `suture list recipes` names recipes that `suture init` writes",
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise SutureError(
-            "E703", f"not YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}"
+            "E703",
+            f"not YAML: {getattr(error, 'problem', error)}",
+            where=f"{path}{line}",
+            fix="correct this line: keys and values as `key: value`, lists as `- item` or [a, b]",
         ) from None
     if not isinstance(value, dict):
         raise SutureError("E704", "the file must hold keys and values", where=str(path))

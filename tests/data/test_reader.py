@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -152,3 +153,31 @@ def test_any_bytes_are_read_or_refused(
 def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_file(_file(tmp_path, b"abc")) == expected
+
+
+def test_tables_and_gzip_are_read_like_lines(tmp_path: Path) -> None:
+    rows = [{"id": "a", "prompt": "x, y"}, {"id": "b", "prompt": "two\n\nlines", "cluster": "c"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "p.jsonl").write_text(lines)
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    table = 'id,prompt,cluster\na,"x, y",\nb,"two\n\nlines",c\n'
+    (tmp_path / "p.csv").write_text(table)
+    (tmp_path / "p.csv.gz").write_bytes(gzip.compress(table.encode()))
+    expected = read_jsonl(tmp_path / "p.jsonl", Prompt)
+    for name in ("p.jsonl.gz", "p.csv", "p.csv.gz"):
+        assert read_jsonl(tmp_path / name, Prompt) == expected
+    (tmp_path / "c.csv").write_text('prompt,options,answer\nQ,"[""yes"", ""no""]",1\n')
+    [choice] = read_jsonl(tmp_path / "c.csv", Choice)
+    assert (choice.options, choice.answer, choice.id) == (["yes", "no"], 1, "2")
+
+
+def test_damaged_gzip_and_wide_rows_are_refused(tmp_path: Path) -> None:
+    cut = tmp_path / "p.jsonl.gz"
+    cut.write_bytes(gzip.compress(b'{"prompt": "x"}\n')[:-6])
+    (tmp_path / "w.csv").write_text("prompt\nx, y\n")
+    for name, code in ((cut.name, "E301"), ("w.csv", "E305")):
+        with pytest.raises(SutureError) as caught:
+            read_jsonl(tmp_path / name, Prompt)
+        assert caught.value.code == code
+    with pytest.raises(SutureError, match=r"did you mean '.*w\.csv'"):
+        read_jsonl(tmp_path / "w.csw", Prompt)

@@ -81,7 +81,12 @@ def measure(
         typer.Option("--reference", help="log of a model that never saw the rows; or `none`"),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", help="at most so many items, spread evenly")
+        int | None,
+        typer.Option(
+            "--limit",
+            help="at most so many items, spread evenly (over-refusal: of each kind; safety: "
+            "requests, before templates; open-ended: questions)",
+        ),
     ] = None,
     chat_template: Annotated[
         Path | None, typer.Option("--chat-template", help="jinja file instead of the folder's own")

@@ -23,9 +23,11 @@ def train(
 ) -> None:
     """Train as the recipe says; a killed run resumes with the same command."""
     from suture.progress import note
+    from suture.recipes import check_kind
     from suture.runs.first_tokens import first_tokens
     from suture.runs.trajectory import read_training, run_training
 
+    check_kind(file, "train")
     recipe = read_training(file, set_ or ())
     notes = first_tokens(recipe)
     for line in notes:
