@@ -52,6 +52,17 @@ class SutureError(Exception):
         }
 
 
+class TooLongError(SutureError):
+    """A row that does not fit a model's context; `row`: its place among those that were asked."""
+
+    row: int = 0
+
+    def called(self, name: str) -> SutureError:
+        """The same refusal for a row that has a name."""
+        where = f"{name}, for {self.where}" if self.where else name
+        return SutureError(self.code, self.what, where=where, why=self.why, fix=self.fix)
+
+
 def _rebuild(
     code: str, what: str, where: str | None, why: str | None, fix: str | None
 ) -> SutureError:

@@ -106,6 +106,16 @@ def test_json_examples_and_gzip(tmp_path: Path) -> None:
     assert (found.target, found.category) == ("No", "navigate")
 
 
+@pytest.mark.parametrize("answer", [1, "1", "b", "B", "(b)", "no"])
+def test_the_right_option_by_index_letter_or_text(answer: object, tmp_path: Path) -> None:
+    row = {"prompt": "Bread?", "options": ["yes", "no"], "answer": answer}
+    [found] = read_questions(write_jsonl(tmp_path / "q.jsonl", [row]))
+    assert found.answer == 1
+    row["answer"] = "perhaps"
+    with pytest.raises(SutureError, match="its index from 0, its letter, or its text"):
+        read_questions(write_jsonl(tmp_path / "x.jsonl", [row]))
+
+
 @pytest.mark.parametrize(
     "text",
     [

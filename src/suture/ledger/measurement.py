@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from suture.checkpoint.jsonfile import write_atomic
-from suture.errors import SutureError
+from suture.errors import SutureError, nearest
 
 Better = Literal["higher", "lower"]
 _UNSAVED = ("replies", "judged", "file")  # the first two have files of their own
@@ -142,7 +142,9 @@ class Measurement:
         path = Path(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise _absent(path, error, "E602", "the measurement file") from None
+        except ValueError as error:
             raise _unusable(path, str(error)) from None
         if not isinstance(content, dict):
             raise _unusable(path, "the file is not a JSON object")
@@ -246,7 +248,9 @@ def load_replies(path: str | Path) -> list[ReplyRow]:
     found: list[ReplyRow] = []
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise _absent(path, error, "E603", "the replies file") from None
+    except ValueError as error:
         raise _bad_replies(path, 0, str(error)) from None
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -304,6 +308,22 @@ def _write(path: Path, text: str, mode: int) -> None:
     """Atomically: a reader sees the old file or the whole new one, with `mode` from the start."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.encode("utf-8"), mode=mode)
+
+
+def _absent(path: Path, error: OSError, code: str, what: str) -> SutureError:
+    """A file that is not there: the nearest one beside it, or how it is made."""
+    reason = "it is a folder" if path.is_dir() else (error.strerror or str(error)).lower()
+    there = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = nearest(path.name, [name for name in there if name != path.name])
+    makes = "make it with `suture measure SUITE --model DIR -o FILE`"
+    if code == "E603":
+        makes = "replies lie beside a measurement unless it was made with --redact; give --replies"
+    return SutureError(
+        code,
+        f"cannot read {what}: {reason}",
+        where=str(path),
+        fix=f"did you mean '{path.parent / close}'?" if close else makes,
+    )
 
 
 def _unusable(path: Path, what: str) -> SutureError:

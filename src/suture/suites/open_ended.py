@@ -34,6 +34,7 @@ from suture.suites.common import (
     DATA,
     QUALITY,
     Answers,
+    naming,
     one_id_each,
     quality,
     thin,
@@ -174,7 +175,8 @@ def _converse(lm: LoadedModel, items: Sequence[Turn], limit: int) -> list[ReplyR
         for item in now.values():
             turn = {"role": "user", "content": item.prompt}
             spoken.setdefault(item.question, []).append(turn)
-        said = converse(lm, [spoken[one] for one in now], max_new_tokens=limit)
+        with naming(list(now.values())):
+            said = converse(lm, [spoken[one] for one in now], max_new_tokens=limit)
         for item, reply in zip(now.values(), said, strict=True):
             spoken[item.question].append({"role": "assistant", "content": reply.text})
             found[item.id] = ReplyRow(item.id, item.prompt, reply.text, reply.ended, reply.tokens)

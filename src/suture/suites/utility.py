@@ -30,7 +30,7 @@ from pydantic import Field
 from suture.config import FrozenConfig
 from suture.errors import SutureError
 from suture.ledger import Better, ReplyRow, Row
-from suture.suites.common import Answers, one_id_each, thin
+from suture.suites.common import Answers, naming, one_id_each, thin
 from suture.suites.extraction import extract, normal_text, wanted
 from suture.suites.questions import LETTERS, Question, read_questions
 
@@ -151,8 +151,11 @@ class Utility:
     ) -> Answers:
         choice = [item for item in items if item.question.options]
         spoken = [item for item in items if not item.question.options]
-        scores = dict(zip((i.id for i in choice), self._likelihoods(lm, choice), strict=True))
-        replies = self._replies(lm, spoken, max_new_tokens) if spoken else []
+        with naming(choice):
+            likely = self._likelihoods(lm, choice)
+        scores = dict(zip((i.id for i in choice), likely, strict=True))
+        with naming(spoken):
+            replies = self._replies(lm, spoken, max_new_tokens) if spoken else []
         said = {reply.item: reply for reply in replies}
         rows = []
         for item in items:
