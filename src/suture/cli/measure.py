@@ -14,12 +14,10 @@ from suture.cli.terminal import emit, emit_json, table
 from suture.cli.verdicts import ledger_text
 from suture.config import override
 from suture.errors import SutureError
-from suture.ledger.intervals import wilson
 
 if TYPE_CHECKING:
     from suture.ledger import Measurement, Role
 
-_FEWEST = 5  # rows or clusters below which a bootstrap says nothing
 _TOO_MANY = 0.05  # share of unread verdicts that is worth a line
 _JSON = typer.Option("--json", help="one JSON object on standard output")
 
@@ -301,9 +299,9 @@ def show(
     """The averages with their 95% intervals, and where the judge's words lie.
 
     `seconds`: what was spent now, where that is not what the measurement took."""
-    from suture.ledger import judged_path
+    from suture.ledger import interval_of, judged_path, stands_on
 
-    intervals = {name: _interval(measurement, name) for name in measurement.metrics}
+    intervals = {name: interval_of(measurement, name) for name in measurement.metrics}
     if as_json:
         head = {k: v for k, v in measurement.as_dict().items() if k != "rows"}
         known = {name: ends for name, ends in intervals.items() if ends is not None}
@@ -315,7 +313,7 @@ def show(
             name,
             f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3e}",
             _ends(intervals[name]),
-            _counts(measurement, name),
+            stands_on(measurement, name),
             f"{measurement.better[name]} is better",
         )
         for name, value in measurement.metrics.items()
@@ -335,49 +333,19 @@ def show(
             emit(f"{name}: the judge's words could not be read for {value:.0%} of the replies")
 
 
-def _interval(measurement: Measurement, name: str) -> tuple[float, float] | None:
-    """Wilson's of counts, else BCa's of the mean; clusters count once.
-
-    What is derived from all rows at once brings its own."""
-    own = measurement.derived.get(name, {}).get("interval")
-    if own is not None:
-        return float(own[0]), float(own[1])
-    rows = [row for row in measurement.rows if name in row.scores]
-    if not rows:
-        return None
-    scores = [row.scores[name] for row in rows]
-    units = [row.cluster or row.item for row in rows]
-    from suture.ledger import bca_mean, counted
-
-    if counted(name, scores):
-        return wilson(sum(scores) / len(scores), len(set(units)))
-    if len(set(units)) < _FEWEST:
-        return None
-    found = bca_mean(scores, units, seed=0, name=f"{measurement.suite}.{name}")
-    return found.low, found.high
-
-
 def _ends(interval: tuple[float, float] | None) -> str:
     return "no interval" if interval is None else "{:.3f} to {:.3f}".format(*interval)
 
 
-def _counts(measurement: Measurement, name: str) -> str:
-    """How many items a number stands on, and clusters where they are fewer."""
-    own = measurement.derived.get(name, {}).get("n")
-    if own is not None:
-        return f"n={own}"
-    units = [row.cluster or row.item for row in measurement.rows if name in row.scores]
-    groups = len(set(units))
-    return f"n={len(units)}" if groups == len(units) else f"n={len(units)} in {groups} clusters"
-
-
 def _why_none(measurement: Measurement, names: Sequence[str]) -> str:
     """Why some metrics have no interval."""
+    from suture.ledger.summary import FEWEST
+
     told = [name for name in names if name in measurement.derived]
     few = [name for name in names if name not in measurement.derived]
     why = [f"{', '.join(told)}: one number about all rows"] if told else []
     if few:
-        why.append(f"{', '.join(few)}: fewer than {_FEWEST} rows or clusters, no share of them")
+        why.append(f"{', '.join(few)}: fewer than {FEWEST} rows or clusters, no share of them")
     return f"no interval for {'; '.join(why)}"
 
 

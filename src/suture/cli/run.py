@@ -188,6 +188,7 @@ def _continual(
 ) -> int:
     """Category after category. It compares approaches and gives no verdict: exit code 0."""
     from suture.runs.continual import read_continual, run_continual
+    from suture.runs.progress_table import main_rows
 
     recipe = read_continual(file, set_ or (), resolve=lab, limit=limit)
     folder = output or Path("runs") / recipe.name
@@ -195,8 +196,13 @@ def _continual(
     if json:
         emit_json({"run": str(folder), **facts})
     else:
-        emit((folder / "continual.md").read_text(encoding="utf-8"))
-        emit(f"wrote {folder / 'continual.json'}")
+        head, rows = main_rows(facts)
+        emit(table(rows, head))
+        for text in facts["notes"]:
+            emit(text)
+        emit(f"every metric, means and forgetting: {folder / 'continual.md'}, continual.json beside")
+        if (folder / "report.html").is_file():
+            emit(f"report   {folder / 'report.html'}")
     return 0
 
 

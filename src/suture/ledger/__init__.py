@@ -20,6 +20,7 @@ from suture.ledger.measurement import (
 )
 from suture.ledger.pairing import Estimate, estimate_difference
 from suture.ledger.pareto import dominates, front
+from suture.ledger.summary import interval_of, stands_on
 from suture.ledger.verdicts import (
     EXIT_CODES,
     Role,
@@ -59,6 +60,7 @@ __all__ = [
     "estimate_difference",
     "front",
     "holm",
+    "interval_of",
     "judge",
     "judged_path",
     "load_judged",
@@ -71,6 +73,7 @@ __all__ = [
     "roles_hash",
     "run_verdict",
     "save_replies",
+    "stands_on",
     "tango",
     "tango_score",
 ]
