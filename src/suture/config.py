@@ -87,7 +87,9 @@ def _in_words(error: Any, name: str) -> tuple[str, str]:
         known = re.findall(r"'([^']*)'", str(about.get("expected_tags", about.get("expected", ""))))
         word = str(about.get("tag", error["input"]))
         close = nearest(word, known)
-        told = "there is none of this name" if kind == "union_tag_invalid" else "it is none of these"
+        told = (
+            "there is none of this name" if kind == "union_tag_invalid" else "it is none of these"
+        )
         what = f"{word!r}: {told}: {', '.join(known)}" if known else f"{given}: {message}"
         return what, f"did you mean '{close}'?" if close else f"give {name} one of these values"
     if kind.startswith("path"):

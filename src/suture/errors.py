@@ -75,6 +75,17 @@ def some(names: Sequence[str], most: int = 6) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def spelt(word: str, known: Iterable[str]) -> str:
+    """The known word that differs from `word` in hyphens and the like alone, else `word` itself:
+    safepatching is safe-patching."""
+
+    def plain(name: str) -> str:
+        return name.replace("-", "").replace("_", "").casefold()
+
+    found = [name for name in known if plain(name) == plain(word)]
+    return word if word in found or len(found) != 1 else found[0]
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word most like `word`, for "did you mean"; None when nothing is close."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -231,3 +231,15 @@ def test_adapters_of_the_base_will_do(home: Path, tmp_path: Path) -> None:
     changed = {n for n in base.tensors if not torch.equal(base.read(n), found.read(n))}
     assert changed
     assert all("q_proj" in name or "v_proj" in name for name in changed)
+
+
+def test_either_spelling_will_do(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from suture.runs.recipe import MethodSpec
+
+    assert recipe_path("safe-patching") == recipe_path("safepatching")
+    assert recipe_path("safe-patching-ascent").stem == "safepatching-ascent"
+    assert MethodSpec(name="safepatching").name == "safe-patching"
+    assert run(["derive", "safepatching", "--help"]) == 0
+    assert "--ascended" in capsys.readouterr().out

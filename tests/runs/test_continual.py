@@ -282,7 +282,8 @@ def test_the_terminal_shows_the_main_metrics_and_tells_what_is_missing(
     write_jsonl(workshop / "prompts.jsonl", rows)
     out = workshop / "out"
     text = (workshop / "recipe.yaml").read_text()
-    (workshop / "recipe.yaml").write_text(text[: text.index("  merged:")] + text[text.index("  npo:"):])
+    text = text[: text.index("  merged:")] + text[text.index("  npo:") :]
+    (workshop / "recipe.yaml").write_text(text)
     assert cli(["run", str(workshop / "recipe.yaml"), "-o", str(out), "--limit", "2"]) == 0
     shown = capsys.readouterr().out
     head = shown.splitlines()[0]

@@ -85,9 +85,7 @@ def init(
     emit(f"wrote {out}: {left}; its header holds the commands to go on with")
 
 
-def plan(
-    recipe: RecipeFile, set_: Set = None, limit: Limit = None, json: Json = False
-) -> None:
+def plan(recipe: RecipeFile, set_: Set = None, limit: Limit = None, json: Json = False) -> None:
     """Print tensors touched, memory, disk and time of a recipe, from headers alone."""
     from suture.recipes import check_kind, check_there
     from suture.runs import plan as make_plan
@@ -200,7 +198,9 @@ def _continual(
         emit(table(rows, head))
         for text in facts["notes"]:
             emit(text)
-        emit(f"every metric, means and forgetting: {folder / 'continual.md'}, continual.json beside")
+        emit(
+            f"every metric, means and forgetting: {folder / 'continual.md'}, continual.json beside"
+        )
         if (folder / "report.html").is_file():
             emit(f"report   {folder / 'report.html'}")
     return 0

@@ -127,7 +127,8 @@ class LoadedModel:
             error = TooLongError(
                 "E506",
                 f"{what} takes {length} tokens{new} and the context of this model holds "
-                f"{self.context}" + (f"; {long} of {len(rows)} rows are too long" if long > 1 else ""),
+                f"{self.context}"
+                + (f"; {long} of {len(rows)} rows are too long" if long > 1 else ""),
                 where=str(self.source.path),
                 why="beyond its context a model's output means nothing",
                 fix=shorten,

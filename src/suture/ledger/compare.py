@@ -283,8 +283,8 @@ def _find(role: Role, side: str, measured: Mapping[str, Measurement]) -> Measure
             "E606",
             f"'{role.suite}' has no metric '{role.column}'",
             where=f"among the {side} files",
-            why="it was scored from replies alone: options are then counted as exact_match, by being "
-            "named, and nothing that needs the model is known"
+            why="it was scored from replies alone: options are then counted as exact_match, by "
+            "being named, and nothing that needs the model is known"
             if measurement.decoding == {"declared": True}
             else None,
             fix=f"did you mean '{role.suite}.{close}'?"

@@ -77,8 +77,8 @@ class Measurement:
     `metrics`: mean of each score over the rows that have it. `better`: direction of each metric.
     `derived`: by name what is known of a metric beyond its value: {value, definition, direction, n,
     interval?, reference? (fingerprint), inputs?}. Here stand all metrics that are no mean of rows
-    (a p-value, an AUC, a harmonic mean); each is in `metrics` and `better` too. `file`: where it was
-    loaded from.
+    (a p-value, an AUC, a harmonic mean); each is in `metrics` and `better` too. `file`: where it
+    was loaded from.
     """
 
     suite: str

@@ -167,8 +167,8 @@ def check_pairable(base: Measurement, other: Measurement) -> None:
             "E607",
             f"{base.suite}: one side was declared: its replies or scores were made elsewhere",
             where=where,
-            why=f"nothing says how {_named(declared[0])} was asked, so the difference would mix the "
-            "models with the way they were asked",
+            why=f"nothing says how {_named(declared[0])} was asked, so the difference would mix "
+            "the models with the way they were asked",
             fix="measure both models here, or make both sides' replies elsewhere in the same way",
         )
     for what, one, two, fix in (

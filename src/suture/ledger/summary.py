@@ -10,7 +10,7 @@ FEWEST = 5  # rows or clusters below which a bootstrap says nothing
 
 
 def interval_of(measurement: Measurement, name: str) -> tuple[float, float] | None:
-    """The 95% interval of a metric: Wilson's of counts, else BCa's of the mean; clusters count once.
+    """The 95% interval of a metric: Wilson's of counts, else BCa's of the mean, by cluster.
 
     What is derived from all rows at once brings its own. None: fewer than `FEWEST` rows or clusters
     of what is no count, or nothing derived with the number."""

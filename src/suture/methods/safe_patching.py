@@ -31,9 +31,8 @@ from suture.checkpoint import TensorEdit
 from suture.config import FrozenConfig
 from suture.errors import SutureError
 from suture.lazy import torch
+from suture.methods.cache import Cache, Under, identity
 from suture.methods.common import MatrixScope, check_finite, scoped_names
-from suture.methods.irr_cache import Cache, Under
-from suture.methods.irr_layers import identity
 from suture.methods.patching_sides import check_sides
 from suture.methods.snip import SnipText
 from suture.methods.thresholds import Selection, select, share_of
@@ -53,8 +52,8 @@ Importance = Mapping[str, "torch.Tensor"]  # matrix → one number per entry, sh
 class PatchingReport:
     """One matrix: its entries, those merged from either patch, those important to both.
 
-    `taken`: from one patch or the other. `rounded`: of these, steps that are lost when the result is
-    rounded to the matrix's dtype.
+    `taken`: from one patch or the other. `rounded`: of these, steps that are lost when the result
+    is rounded to the matrix's dtype.
     """
 
     name: str
@@ -301,15 +300,13 @@ class SafePatching(FrozenConfig):
         most = max(self.top_safety, self.top_over_safety)
         if self.reading == "B" and self.merge == "difference" and self.retain < most:
             note(
-                f"retain {self.retain:g} is below the share important to a patch ({most:g}): nothing "
-                "is kept at random, and more than p is kept; raise retain, or lower the shares"
+                f"retain {self.retain:g} is below the share important to a patch ({most:g}): "
+                "nothing is kept at random, and more than p is kept; raise retain, or lower the shares"
             )
 
     def _check_changed(self, changed: Sequence[int]) -> None:
         """E413 where a model that is merged has the base's matrices."""
-        for name, part, count in zip(
-            ("ascended", "descended"), _SIDES, changed, strict=True
-        ):
+        for name, part, count in zip(("ascended", "descended"), _SIDES, changed, strict=True):
             if not count and self.patches in ("both", part):
                 raise SutureError(
                     "E413",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from suture.config import read_yaml
-from suture.errors import SutureError, nearest
+from suture.errors import SutureError, nearest, spelt
 
 # what does a recipe of each kind, and what such a recipe is called
 _KINDS = {
@@ -41,6 +41,7 @@ def shipped_recipes() -> dict[str, Path]:
 def recipe_path(name: str) -> Path:
     """A shipped recipe by name. Raises SutureError E723 that names the nearest."""
     known = shipped_recipes()
+    name = spelt(name, known)
     if name in known:
         return known[name]
     close = nearest(name, known)
@@ -75,7 +76,7 @@ def verb_of(values: Mapping[str, Any]) -> str | None:
 
 
 def check_there(file: Path) -> None:
-    """E703 for a shipped recipe's name where a file is wanted; other absent files are found later."""
+    """E703 for a shipped recipe's name where a file is wanted; what else is absent shows later."""
     if not file.exists() and file.stem in shipped_recipes() and file.suffix in ("", ".yaml"):
         raise SutureError(
             "E703",
@@ -105,5 +106,7 @@ def placed(text: str, source: Path, out: Path) -> str:
         file = source.parent / found.group().removeprefix("recipes/")
         return str(file) if file.is_file() else found.group()
 
-    text = re.sub(rf"(?<![\w/.-])(?:recipes/)?{re.escape(source.name)}", shlex.quote(str(out)), text)
+    text = re.sub(
+        rf"(?<![\w/.-])(?:recipes/)?{re.escape(source.name)}", shlex.quote(str(out)), text
+    )
     return re.sub(r"\bdata/[\w./-]+\.jsonl\b|(?<![\w/.-])recipes/[\w-]+\.yaml\b", beside, text)

@@ -103,7 +103,8 @@ def read_continual(
     limit: int | None = None,
 ) -> ContinualRecipe:
     """Read and check a recipe; its paths are relative to the file, those of `--set` to where you
-    stand. `limit`: of every suite, for a trial. Errors: E701-E705 as for every recipe, E721 for what is not there."""
+    stand. `limit`: of every suite, for a trial. Errors: E701-E705 as for every recipe, E721 for
+    what is not there."""
     path = Path(path)
     values = _rooted(read_yaml(path), path.resolve().parent, resolve)
     values = _rooted(override(values, overrides), Path.cwd(), resolve)

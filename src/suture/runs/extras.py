@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suture.config import named_options
-from suture.report.figures import size
+from suture.report import figures
 from suture.runs.recipe import SuiteSpec
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def extra_of(label: str, spec: SuiteSpec, items: int, new: int, base: TensorSour
         brings = _WIDTH * _parameters(expert, base) if expert else 0
         told.append(
             f"decoding {name}"
-            + (f" with {Path(expert).name}, {size(brings)}" if expert else "")
+            + (f" with {Path(expert).name}, {figures.size(brings)}" if expert else "")
             + f": {heard:.2g} passes per token"
         )
         memory += brings
@@ -68,8 +68,8 @@ def extra_of(label: str, spec: SuiteSpec, items: int, new: int, base: TensorSour
             memory += _WIDTH * parameters
             says = getattr(load_judge(spec.judge, asked_for(suite)), "limit", 0)
             products += 2.0 * parameters * asked * (_ASKED + new + says / _DECODE_SHARE)
-            brings = size(_WIDTH * parameters)
-            told.append(f"judge {name} {Path(str(model)).name}: {calls}, {brings} of memory")
+            needs = figures.size(_WIDTH * parameters)
+            told.append(f"judge {name} {Path(str(model)).name}: {calls}, {needs} of memory")
         else:
             told.append(f"judge {name}" + (f" {Path(str(model)).name}" if model else ""))
     return Extra("; ".join(told), passes, memory, products)

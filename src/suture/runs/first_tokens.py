@@ -55,7 +55,7 @@ def first_tokens(recipe: TrainRecipe) -> list[str]:
         ids = ids[: len(coded.response_ids) - 1]  # a refusal goes on where the phrase ends
         for known in counts:
             if ids and known[: len(ids)] == ids:
-                alike.setdefault(tokenizer.decode(list(known)), []).append(refusal)
+                alike.setdefault(str(tokenizer.decode(list(known))), []).append(refusal)
     for text, refusals in alike.items():
         lines.append(
             f"warning: refusals begin with {text!r} too ({some(refusals, _SHOWN)}): what this "

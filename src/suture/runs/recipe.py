@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from suture.config import FrozenConfig, key_lines, override, read_yaml
-from suture.errors import SutureError, nearest
+from suture.errors import SutureError, nearest, spelt
 from suture.ledger import Role, roles_hash
 from suture.runs.binding import inputs_of, missing
 from suture.runs.named import Named, named_paths, rooted, rooted_option
@@ -76,7 +76,7 @@ class SuiteSpec(FrozenConfig):
 
 
 def check_suite_keys(suites: Mapping[Any, Any]) -> None:
-    """A key that SuiteSpec does not know and the suite does belongs under `options` (ValueError)."""
+    """ValueError for a key that SuiteSpec does not know and the suite does, as an option."""
     from suture.suites import available, load_suite
 
     for label, spec in suites.items():
@@ -101,6 +101,13 @@ class MethodSpec(FrozenConfig, extra="allow"):
     """The method's name; every other key belongs to the method's own config."""
 
     name: str
+
+    @field_validator("name")
+    @classmethod
+    def _as_we_spell_it(cls, value: str) -> str:
+        from suture.methods import METHODS
+
+        return spelt(value, METHODS)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -286,7 +293,8 @@ def _check_arguments(recipe: Recipe, method: Any, where: Path, lines: Any) -> No
 def _check_suites(recipe: Recipe, where: Path, lines: Any) -> None:
     from suture.suites import load_suite
 
-    metrics, unpaired = {}, {}
+    metrics: dict[str, Mapping[str, Any]] = {}
+    unpaired: dict[str, frozenset[str]] = {}
     for label, spec in recipe.suites.items():
         try:
             suite = load_suite(spec.suite or label, spec.options)

@@ -131,7 +131,10 @@ class OpenEnded:
         """A turn, and the one before it, whose reply belongs into the conversation."""
         question, _, turn = item.id.rpartition("/")
         first = turn == "1"
-        return {"prompt": item.prompt, **({} if first else {"after": f"{question}/{int(turn) - 1}"})}
+        return {
+            "prompt": item.prompt,
+            **({} if first else {"after": f"{question}/{int(turn) - 1}"}),
+        }
 
     def others(self, items: Sequence[Turn], judged: Sequence[JudgedRow] = ()) -> dict[str, str]:
         """The other model's reply to each item, from the file, or from what was judged before."""

@@ -80,7 +80,9 @@ def _question(path: Path, number: int, raw: Raw, category: str) -> Question:
                 if values is None:
                     continue
             except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-                said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+                said = (
+                    str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+                )
                 raise _strange(path, number, said) from None
             values.setdefault("category", raw.get("category") or raw.get("subject") or category)
             identity = raw.get("id", raw.get("ind", raw.get("idx")))

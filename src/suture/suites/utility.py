@@ -101,15 +101,16 @@ class Utility:
                 fix="give --data FILE: a benchmark's file, or your own questions",
             )
         questions = [one for file in files for one in read_questions(file)]
-        shots = [one for file in self.asked.examples for one in read_questions(file)]
-        chosen: dict[str | None, list[Question]] = {}
-        for one in shots or questions:
-            chosen.setdefault(one.category, []).append(one)
-        if not shots:
-            used = {one.id for group in chosen.values() for one in group[: self.asked.shots]}
+        examples = [one for file in self.asked.examples for one in read_questions(file)]
+        by_category: dict[str | None, list[Question]] = {}
+        for one in examples or questions:
+            by_category.setdefault(one.category, []).append(one)
+        if not examples:
+            used = {one.id for group in by_category.values() for one in group[: self.asked.shots]}
             questions = [one for one in questions if one.id not in used]
         items = [
-            Asking(question=one, shots=tuple(self._shots(one, chosen, shots))) for one in questions
+            Asking(question=one, shots=tuple(self._examples_for(one, by_category, examples)))
+            for one in questions
         ]
         if not items:
             raise SutureError(
@@ -121,21 +122,22 @@ class Utility:
         one_id_each(items, files)
         return thin(items, limit)
 
-    def _shots(
+    def _examples_for(
         self,
-        one: Question,
-        chosen: Mapping[str | None, list[Question]],
-        shots: list[Question],
+        question: Question,
+        by_category: Mapping[str | None, list[Question]],
+        examples: list[Question],
     ) -> list[Question]:
-        wanted = self.asked.shots
-        near = chosen.get(one.category, [])
-        found = near if len(near) >= wanted else shots
-        found = [shot for shot in found if shot.prompt != one.prompt][:wanted]
-        if len(found) < wanted:
+        """Of the question's category where there are enough, else of all; never the question."""
+        count = self.asked.shots
+        own = by_category.get(question.category, [])
+        pool = own if len(own) >= count else examples
+        found = [one for one in pool if one.prompt != question.prompt][:count]
+        if len(found) < count:
             raise SutureError(
                 "E536",
-                f"{wanted} examples are asked for, there are {len(found)}",
-                where=f"question '{one.id}'",
+                f"{count} examples are asked for, there are {len(found)}",
+                where=f"question '{question.id}'",
                 fix="give more with --set examples=FILE, or fewer shots",
             )
         return found
