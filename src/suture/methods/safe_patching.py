@@ -301,7 +301,7 @@ class SafePatching(FrozenConfig):
         if self.reading == "B" and self.merge == "difference" and self.retain < most:
             note(
                 f"retain {self.retain:g} is below the share important to a patch ({most:g}): "
-                "nothing is kept at random, and more than p is kept; raise retain, or lower the shares"
+                "more than p is kept, nothing of it at random; raise retain, or lower the shares"
             )
 
     def _check_changed(self, changed: Sequence[int]) -> None:
