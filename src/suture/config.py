@@ -55,7 +55,7 @@ class FrozenConfig(BaseModel):
             )
         flag = f"--{key.partition('.')[0].replace('_', '-')}"
         name = f"'{flag}'" if key and str(where) == "command line" else f"'{key}'"
-        message, fix = _in_words(first, name if key else "this value")
+        message, fix = in_words(first, name if key else "this value")
         raise SutureError("E702", f"{name}: {message}" if key else message, where=place, fix=fix)
 
 
@@ -72,11 +72,13 @@ _WORDS = {
 _SHOWN = 60  # characters of a wrong value
 
 
-def _in_words(error: Any, name: str) -> tuple[str, str]:
-    """What is wrong with a value, and what to do about it, in our words."""
+def in_words(error: Any, name: str, *, show: bool = True) -> tuple[str, str]:
+    """What is wrong with a value, and what to do about it, in our words. `error`: one of pydantic's.
+    `show`: quote the value; rows may hold what is not to be printed."""
     message, about = error["msg"].removeprefix("Value error, "), error.get("ctx", {})
     given = repr(error["input"])
     given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
+    given = given if show else "the value"
     kind = error["type"]
     if kind == "missing":
         return "it is missing", "add this key"
@@ -86,6 +88,7 @@ def _in_words(error: Any, name: str) -> tuple[str, str]:
     if kind in ("union_tag_invalid", "literal_error", "enum"):
         known = re.findall(r"'([^']*)'", str(about.get("expected_tags", about.get("expected", ""))))
         word = str(about.get("tag", error["input"]))
+        word = word if show else "the value"
         close = nearest(word, known)
         told = (
             "there is none of this name" if kind == "union_tag_invalid" else "it is none of these"
@@ -95,7 +98,8 @@ def _in_words(error: Any, name: str) -> tuple[str, str]:
     if kind.startswith("path"):
         return f"{given} is not a path", f"give {name} the path of a file or folder"
     if kind == "too_short":
-        return "it is empty", f"give {name} at least {about.get('min_length', 1)}"
+        least = about.get("min_length", 1)
+        return f"has {about.get('actual_length', 0)}, needs at least {least}", f"add to {name}"
     if kind == "string_pattern_mismatch":
         return f"{given} does not fit the pattern {about['pattern']}", f"correct {name}"
     if message.startswith("Input should be "):

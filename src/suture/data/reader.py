@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from suture.config import FrozenConfig
+from suture.config import FrozenConfig, in_words
 from suture.errors import SutureError, nearest
 
 R = TypeVar("R", bound=FrozenConfig)
@@ -295,7 +295,7 @@ def _record(path: Path, number: int, line: str, raw: dict[str, Any], record: typ
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        message, _ = in_words(first, key, show=False)
         _refuse(
             "E307",
             f"'{key}': {message}" if key else message,
