@@ -73,7 +73,7 @@ _SHOWN = 60  # characters of a wrong value
 
 
 def in_words(error: Any, name: str, *, show: bool = True) -> tuple[str, str]:
-    """What is wrong with a value, and what to do about it, in our words. `error`: one of pydantic's.
+    """What is wrong with a value, and what to do about it, in our words. `error`: of pydantic.
     `show`: quote the value; rows may hold what is not to be printed."""
     message, about = error["msg"].removeprefix("Value error, "), error.get("ctx", {})
     given = repr(error["input"])
