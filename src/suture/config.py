@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -39,31 +40,90 @@ class FrozenConfig(BaseModel):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             errors = error.errors()
-            first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-            key = ".".join(str(part) for part in first["loc"])
-            place = _place(where, first["loc"], lines or {})
-            if first["type"] == "extra_forbidden":
-                known = _fields_at(cls, first["loc"][:-1])
-                close = nearest(str(first["loc"][-1]), known)
-                raise SutureError(
-                    "E701",
-                    f"unknown key '{key}'",
-                    where=place,
-                    fix=f"did you mean '{close}'?" if close else f"known keys: {', '.join(known)}",
-                ) from None
-            message = first["msg"].removeprefix("Value error, ")
-            flag = f"--{key.partition('.')[0].replace('_', '-')}"
-            name = f"'{flag}'" if key and str(where) == "command line" else f"'{key}'"
-            fix = f"correct {name}" if key else "correct this value"
-            if first["type"] == "missing":
-                fix = "add this key"
-            elif message.startswith("Input should be "):
-                must = message.removeprefix("Input should be ")
-                message = f"{first['input']!r} is not {must}"
-                fix = f"give {name} a value that is {must}"
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+        loc = _given_loc(values, first["loc"])
+        key = ".".join(str(part) for part in loc)
+        place = _place(where, loc, lines or {})
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(cls, first["loc"][:-1])
+            close = nearest(str(loc[-1]), known)
             raise SutureError(
-                "E702", f"{name}: {message}" if key else message, where=place, fix=fix
-            ) from None
+                "E701",
+                f"unknown key '{key}'",
+                where=place,
+                fix=f"did you mean '{close}'?" if close else f"known keys: {', '.join(known)}",
+            )
+        flag = f"--{key.partition('.')[0].replace('_', '-')}"
+        name = f"'{flag}'" if key and str(where) == "command line" else f"'{key}'"
+        message, fix = in_words(first, name if key else "this value")
+        raise SutureError("E702", f"{name}: {message}" if key else message, where=place, fix=fix)
+
+
+# pydantic's names of kinds, and ours
+_WORDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a text",
+    "a valid boolean": "true or false",
+    "a valid list": "a list",
+    "a valid tuple": "a list",
+    "a valid dictionary": "a mapping of keys to values",
+}
+_SHOWN = 60  # characters of a wrong value
+
+
+def in_words(error: Any, name: str, *, show: bool = True) -> tuple[str, str]:
+    """What is wrong with a value, and what to do about it, in our words. `error`: of pydantic.
+    `show`: quote the value; rows may hold what is not to be printed."""
+    message, about = error["msg"].removeprefix("Value error, "), error.get("ctx", {})
+    given = repr(error["input"])
+    given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
+    given = given if show else "the value"
+    kind = error["type"]
+    if kind == "missing":
+        return "it is missing", "add this key"
+    if kind == "union_tag_not_found":
+        label = str(about["discriminator"]).strip("'")
+        return f"it has no '{label}'", f"write {label}: ... in it, which says what it is"
+    if kind in ("union_tag_invalid", "literal_error", "enum"):
+        known = re.findall(r"'([^']*)'", str(about.get("expected_tags", about.get("expected", ""))))
+        word = str(about.get("tag", error["input"]))
+        word = word if show else "the value"
+        close = nearest(word, known)
+        told = (
+            "there is none of this name" if kind == "union_tag_invalid" else "it is none of these"
+        )
+        what = f"{word!r}: {told}: {', '.join(known)}" if known else f"{given}: {message}"
+        return what, f"did you mean '{close}'?" if close else f"give {name} one of these values"
+    if kind.startswith("path"):
+        return f"{given} is not a path", f"give {name} the path of a file or folder"
+    if kind == "too_short":
+        least = about.get("min_length", 1)
+        return f"has {about.get('actual_length', 0)}, needs at least {least}", f"add to {name}"
+    if kind == "string_pattern_mismatch":
+        return f"{given} does not fit the pattern {about['pattern']}", f"correct {name}"
+    if message.startswith("Input should be "):
+        must = message.removeprefix("Input should be ")
+        must = must.partition(", unable to ")[0].partition(" or instance of ")[0]
+        for theirs, ours in _WORDS.items():
+            must = must.replace(theirs, ours)
+        return f"{given} is not {must}", f"give {name} a value that is {must}"
+    return message, f"correct {name}"
+
+
+def _given_loc(values: Any, loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """`loc` as the values have it: pydantic puts the member of a union between two keys."""
+    found: list[str | int] = []
+    for place, part in enumerate(loc):
+        if isinstance(values, Mapping):
+            inside = part in values
+            values = values[part] if inside else values
+            if inside or place == len(loc) - 1:
+                found.append(part)
+        elif isinstance(values, list | tuple) and isinstance(part, int):
+            found.append(part)
+            values = values[part] if part < len(values) else None
+    return tuple(found)
 
 
 def _place(
@@ -78,10 +138,15 @@ def _place(
 
 def _fields_at(cls: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     """Names of the fields of the model that `loc` leads to, through lists, dicts and unions."""
+    members: list[type[BaseModel]] = []
     for part in loc:
-        if field := cls.model_fields.get(str(part)):
-            below = [found for found in _models(field.annotation) if found is not cls]
-            cls = below[0] if below else cls
+        tagged = [m for m in members if "name" in m.model_fields]
+        chosen = [m for m in tagged if m.model_fields["name"].default == part]
+        if chosen:
+            cls, members = chosen[0], []
+        elif field := cls.model_fields.get(str(part)):
+            members = [found for found in _models(field.annotation) if found is not cls]
+            cls = members[0] if members else cls
     return list(cls.model_fields)
 
 
@@ -139,12 +204,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         value = yaml.load(text, Strict)
     except (OSError, UnicodeDecodeError) as error:
-        raise SutureError("E703", "cannot read the file", where=f"{path}: {error}") from None
+        raise SutureError(
+            "E703",
+            "cannot read the file",
+            where=f"{path}: {error}",
+            fix="check the path; `suture list recipes` names recipes that `suture init` writes",
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise SutureError(
-            "E703", f"not YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}"
+            "E703",
+            f"not YAML: {getattr(error, 'problem', error)}",
+            where=f"{path}{line}",
+            fix="correct this line: keys and values as `key: value`, lists as `- item` or [a, b]",
         ) from None
     if not isinstance(value, dict):
         raise SutureError("E704", "the file must hold keys and values", where=str(path))

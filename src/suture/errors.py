@@ -52,6 +52,17 @@ class SutureError(Exception):
         }
 
 
+class TooLongError(SutureError):
+    """A row that does not fit a model's context; `row`: its place among those that were asked."""
+
+    row: int = 0
+
+    def called(self, name: str) -> SutureError:
+        """The same refusal for a row that has a name."""
+        where = f"{name}, for {self.where}" if self.where else name
+        return SutureError(self.code, self.what, where=where, why=self.why, fix=self.fix)
+
+
 def _rebuild(
     code: str, what: str, where: str | None, why: str | None, fix: str | None
 ) -> SutureError:
@@ -62,6 +73,17 @@ def some(names: Sequence[str], most: int = 6) -> str:
     """The first `most` names, and how many more there are."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def spelt(word: str, known: Iterable[str]) -> str:
+    """The known word that differs from `word` in hyphens and the like alone, else `word` itself:
+    safepatching is safe-patching."""
+
+    def plain(name: str) -> str:
+        return name.replace("-", "").replace("_", "").casefold()
+
+    found = [name for name in known if plain(name) == plain(word)]
+    return word if word in found or len(found) != 1 else found[0]
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -90,3 +90,16 @@ def test_without_a_kind_everything_is_listed(capsys: pytest.CaptureFixture[str])
     assert main.run(["list"]) == 0
     shown = capsys.readouterr().out
     assert all(f"{kind}\n" in shown for kind in info.KINDS)
+
+
+def test_recipes_are_listed_with_the_command_that_takes_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main.run(["list", "recipes", "--json"]) == 0
+    found = {r["name"]: r["about"] for r in json.loads(capsys.readouterr().out)["recipes"]}
+    for name, verb in (
+        ("unaligned", "train"), ("safepatching-ascent", "train"), ("forget", "train"),
+        ("trade-off", "sweep"), ("continual", "run"), ("demo", "run"), ("lab", "lab build"),
+        ("lab-memory", "lab build"),
+    ):  # fmt: skip
+        assert found[name].endswith(f"(suture {verb})"), name

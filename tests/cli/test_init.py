@@ -11,6 +11,7 @@ from helpers import tiny_llama, write_jsonl
 from suture.cli import main
 from suture.config import read_yaml
 from suture.patch import PatchedCheckpoint, open_model
+from suture.recipes import recipe_path
 from suture.training.recipe import read_recipe, run_recipe
 
 PEOPLE = [
@@ -97,3 +98,52 @@ def test_bad_input_writes_nothing(
     assert main.run(["init", *args, "-o", "out.yaml"]) == 1
     assert code in capsys.readouterr().err
     assert not (home / "out.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("restore-refusals", "suture plan 'mine/my own.yaml'"),
+        ("trade-off", "suture sweep 'mine/my own.yaml' --plan"),
+        ("unaligned", "suture train 'mine/my own.yaml' --set model"),
+        ("forget", "suture train 'mine/my own.yaml'"),
+    ],
+)
+def test_the_header_names_the_file_that_was_written(
+    name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["init", name, "-o", "mine/my own.yaml"]) == 0
+    text = Path("mine/my own.yaml").read_text()
+    assert command in text
+    assert f"recipes/{name}.yaml" not in text
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["sweep", "trade-off"], "E703", "suture init trade-off -o trade-off.yaml"),
+        (["plan", "restore-refusals.yaml"], "E703", "suture init restore-refusals"),
+        (["train", "unaligned"], "E703", "suture init unaligned"),
+        (["run", "{unaligned}"], "E573", "this is a training recipe"),
+        (["run", "{lab}"], "E573", "suture lab build"),
+        (["train", "{trade-off}"], "E573", "suture sweep"),
+        (["train", "{continual}"], "E573", "suture run"),
+    ],
+)
+def test_recipes_by_name_and_of_another_kind(
+    args: list[str],
+    code: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    word = args[1]
+    if word.startswith("{"):
+        args = [args[0], str(recipe_path(word.strip("{}")))]
+    assert main.run(args) == 1
+    shown = capsys.readouterr().err
+    assert code in shown
+    assert words in shown

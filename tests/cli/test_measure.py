@@ -12,7 +12,7 @@ import pytest
 
 from helpers import write_jsonl
 from suture.cli.main import run
-from suture.cli.measure import spread
+from suture.cli.measure import show, spread
 from suture.ledger import Measurement, Row, mean_scores
 
 PROMPTS = [{"id": str(i), "prompt": f"How do I bake loaf {i}?"} for i in range(4)]
@@ -75,7 +75,32 @@ def test_compare_text_names_the_needed_n(files: Any, capsys: Any) -> None:
     assert run([str(arg) for arg in args]) == 3
     shown = capsys.readouterr().out
     assert "not proven" in shown
-    assert "items would settle it" in shown
+    assert "items would settle it 4 times in 5, if the true gain is the one seen" in shown
+
+
+def test_a_minimum_is_told_without_a_number_of_items(tmp_path: Path, capsys: Any) -> None:
+    for side, by in (("a", 0.01), ("b", 0.02)):
+        rows = [Row(str(i), {"kl": by * i}, f"group {i % 5}") for i in range(20)]
+        told = {"fingerprint": side}, 20, mean_scores(rows), {"kl": "lower"}, rows
+        Measurement("drift", *told, before={"fingerprint": "a"}).save(tmp_path / f"{side}.json")  # type: ignore[arg-type]
+    sides = ["--before", str(tmp_path / "a.json"), "--after", str(tmp_path / "b.json")]
+    assert run(["compare", *sides, "--kept", "drift.kl:0.5"]) == 3
+    shown = capsys.readouterr().out
+    assert "20 in 5 clusters" in shown
+    assert "this test needs at least 100 items in 30 clusters" in shown
+    assert "would settle" not in shown
+
+
+def test_intervals_say_what_they_stand_on(capsys: Any) -> None:
+    values = [0.0, 0.0, 1.0, 0.0, 1.0, 1.0]
+    rows = [Row(str(i), {"kl": v, "right": v}, "ab"[i % 2]) for i, v in enumerate(values)]
+    better: Any = {"kl": "lower", "right": "higher"}
+    show(Measurement("x", {}, 6, mean_scores(rows), better, rows), None, False)
+    kl, right, why = capsys.readouterr().out.splitlines()
+    assert "no interval" in kl  # a KL of 0 or 1 is no share
+    assert "n=6 in 2 clusters" in right
+    assert " to " in right
+    assert why.startswith("no interval for kl: fewer than 5")
 
 
 @pytest.mark.parametrize(
@@ -271,3 +296,121 @@ def test_open_ended_with_a_judge(tiny: Callable[..., Path], tmp_path: Path, caps
     assert run(["score", str(out), "--judge", "phrases", "-o", str(tmp_path / "x.json")]) == 1
     assert "E537" in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
+
+
+def test_decoding_is_no_part_of_a_model_that_does_not_reply(
+    tiny: Callable[..., Path], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("suture.progress.silent", False)
+    rows = [{"id": "a", "prompt": "Bread?", "options": ["yes", "no"], "answer": 0}]
+    data, model = write_jsonl(tmp_path / "c.jsonl", rows), tiny(vocab=300)
+    common = ["--model", model, "--data", data, "--device", "cpu", "--decoding", "rose"]
+    out = tmp_path / "m.json"
+    assert run([str(arg) for arg in ["measure", "utility", *common, "-o", out]]) == 0
+    assert "--decoding changes nothing in utility" in capsys.readouterr().err
+    assert "decoding" not in Measurement.load(out).model
+    data = write_jsonl(tmp_path / "o.jsonl", [*rows, {"id": "b", "prompt": "3?", "answer": "3"}])
+    common[3] = data
+    args = ["measure", "utility", *common, "-o", out, "--max-new-tokens", 2]
+    assert run([str(arg) for arg in args]) == 0
+    assert "decoding" in Measurement.load(out).model
+
+
+def test_prompts_go_out_and_replies_come_back(tmp_path: Path, capsys: Any) -> None:
+    data = write_jsonl(tmp_path / "p.jsonl", PROMPTS)
+    asked = tmp_path / "asked.jsonl"
+    same = ["--data", str(data), "--limit", "2", "--set", "jailbreaks=none,story"]
+    assert run(["measure", "safety", "--prompts", str(asked), *same]) == 0
+    assert "wrote" in capsys.readouterr().out
+    assert stat.S_IMODE(asked.stat().st_mode) == 0o600
+    rows = [json.loads(line) for line in asked.read_text().splitlines()]
+    assert [row["item"] for row in rows] == ["0", "0@story", "2", "2@story"]
+    assert rows[0]["prompt"] == PROMPTS[0]["prompt"]
+    replies = write_jsonl(tmp_path / "r.jsonl", [{"item": r["item"], "reply": "x"} for r in rows])
+    out = tmp_path / "m.json"
+    told = ["measure", "safety", "--model", "m", "--replies", str(replies), *same, "-o", str(out)]
+    assert run(told) == 0
+    assert Measurement.load(out).n == 4
+    assert run(["measure", "drift", "--prompts", str(asked)]) == 1
+    assert "E570" in capsys.readouterr().err
+
+
+def test_prompts_hold_solved_examples(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "prompt": f"{i}?", "answer": str(i)} for i in range(3)]
+    data, asked = write_jsonl(tmp_path / "q.jsonl", rows), tmp_path / "asked.jsonl"
+    assert run(["measure", "utility", "--data", str(data), "--prompts", str(asked), "--set",
+                "shots=1"]) == 0  # fmt: skip
+    first = json.loads(asked.read_text().splitlines()[0])
+    assert [turn["content"] for turn in first["messages"]] == ["0?", "0", "1?"]
+
+
+def test_replies_from_elsewhere_keep_the_template_and_say_why_they_do_not_pair(
+    tiny: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
+    data = write_jsonl(tmp_path / "p.jsonl", PROMPTS)
+    replies = write_jsonl(
+        tmp_path / "r.jsonl", [{"item": row["id"], "reply": "Knead it."} for row in PROMPTS]
+    )
+    template = tmp_path / "t.jinja"
+    template.write_text("{{ messages[0].content }}")
+    here, there, bare = (tmp_path / f"{name}.json" for name in ("here", "there", "bare"))
+    told = ["measure", "safety", "--model", "m", "--replies", replies, "--data", data]
+    for out, more in ((there, ["--chat-template", template]), (bare, [])):
+        assert run([str(arg) for arg in [*told, *more, "-o", out]]) == 0
+    args = ["measure", "safety", "--model", tiny(), "--data", data, "--device", "cpu"]
+    assert run([str(arg) for arg in [*args, "--max-new-tokens", 2, "-o", here]]) == 0
+    assert Measurement.load(there).template["fingerprint"]
+    capsys.readouterr()
+    for other, why in ((there, "one side was declared"), (bare, "one side was declared")):
+        sides = ["--before", str(here), "--after", str(other)]
+        assert run(["compare", *sides, "--kept", "safety.refusal_rate:0.5"]) == 1
+        said = capsys.readouterr().err
+        assert "E607" in said
+        assert why in said
+        assert str(here) in said
+        assert str(other) in said
+    sides = ["--before", str(there), "--after", str(bare)]
+    assert run(["compare", *sides, "--kept", "safety.refusal_rate:0.5"]) == 1
+    assert "the same --chat-template" in capsys.readouterr().err
+
+
+def test_choices_from_replies_are_exact_matches(tmp_path: Path, capsys: Any) -> None:
+    rows = [{"id": "a", "prompt": "Bread?", "options": ["yes", "no"], "answer": 0}]
+    data = write_jsonl(tmp_path / "c.jsonl", rows)
+    replies = write_jsonl(tmp_path / "r.jsonl", [{"item": "a", "reply": "yes"}])
+    out = str(tmp_path / "m.json")
+    args = ["utility", "--model", "m", "--replies", replies, "--data", data, "-o", out]
+    assert run([str(arg) for arg in ["measure", *args]]) == 0
+    sides = ["--before", out, "--after", out]
+    assert run(["compare", *sides, "--kept", "utility.accuracy:0.5"]) == 1
+    assert "exact_match, by being named" in capsys.readouterr().err
+
+
+def test_what_is_written_over_is_told(tmp_path: Path, capsys: Any) -> None:
+    data = write_jsonl(tmp_path / "p.jsonl", PROMPTS)
+    told = [{"item": row["id"], "reply": "Knead it."} for row in PROMPTS]
+    replies = write_jsonl(tmp_path / "r.jsonl", told)
+    out, again = str(tmp_path / "m.json"), str(tmp_path / "again.json")
+    args = ["measure", "safety", "--model", "m", "--replies", str(replies), "--data", str(data)]
+    for word in ("wrote", "replaced"):
+        assert run([*args, "-o", out]) == 0
+        assert f"{word} {out}" in capsys.readouterr().out
+    for word in ("wrote", "replaced"):
+        assert run(["score", out, "-o", again]) == 0
+        assert f"{word} {again}" in capsys.readouterr().out
+    assert run(["score", out, "-o", out]) == 1
+    assert "E571" in capsys.readouterr().err
+
+
+def test_scoring_shows_its_own_time(tmp_path: Path, capsys: Any) -> None:
+    data = write_jsonl(tmp_path / "p.jsonl", PROMPTS)
+    told = [{"item": row["id"], "reply": "Knead it."} for row in PROMPTS]
+    replies = write_jsonl(tmp_path / "r.jsonl", told)
+    out = tmp_path / "m.json"
+    args = ["measure", "safety", "--model", "m", "--replies", replies, "--data", data, "-o", out]
+    assert run([str(arg) for arg in args]) == 0
+    found = json.loads(out.read_text())
+    out.write_text(json.dumps({**found, "seconds": 7200.0}))
+    capsys.readouterr()
+    assert run(["score", str(out), "-o", str(tmp_path / "again.json")]) == 0
+    assert "7200" not in capsys.readouterr().out

@@ -69,6 +69,76 @@ def test_the_summary_counts(home: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "entries in 14 matrices taken" in capsys.readouterr().out
 
 
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes are shown, whatever an earlier --json has silenced."""
+    monkeypatch.setattr("suture.progress.silent", False)
+
+
+def test_what_rounding_loses_is_counted(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tiny_llama(tmp_path / "base", dtype="bfloat16")
+    for name in ("ascent", "descent"):
+        words = ["train", str(recipe_path(f"safepatching-{name}")), *SMALL]
+        words += ["--set", f"model={base}", "--set", f"patch={tmp_path / name}"]
+        words += ["--set", f"data={home / 'harmful.jsonl'}"]
+        assert run(words) == 0
+    capsys.readouterr()
+    words = ["derive", "safe-patching", "--base", base, "--ascended", tmp_path / "ascent"]
+    words += ["--descended", tmp_path / "descent", "--harmful", home / "harmful.jsonl"]
+    words += ["--device", "cpu", "--safety-scale", "0.001", "-o", tmp_path / "p"]
+    assert run([str(word) for word in words]) == 0
+    shown = capsys.readouterr().out
+    assert "of them rounded away" in shown
+    assert "last place of BF16" in shown
+
+
+def test_sides_that_are_swapped_or_the_same_are_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swapped = ["--ascended", home / "descent", "--descended", home / "ascent"]
+    assert derive(home, tmp_path / "p", *swapped) == 1
+    shown = capsys.readouterr().err
+    assert "E572" in shown
+    assert "trained by descent" in shown
+    assert derive(home, tmp_path / "p", "--descended", home / "ascent") == 1
+    assert "are the same" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.usefixtures("noted")
+def test_other_rows_and_idle_knobs_are_noted(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert derive(home, tmp_path / "p") == 0
+    assert "not those" not in capsys.readouterr().err
+    other = write_jsonl(tmp_path / "other.jsonl", [{"prompt": "else", "response": "Sure"}])
+    assert derive(home, tmp_path / "q", "--harmful", other, "--retain", 0.01) == 0
+    shown = capsys.readouterr().err
+    assert "not those that the ascended patch was trained on" in shown
+    assert "retain 0.01 is below the share important to a patch (0.03)" in shown
+
+
+@pytest.mark.usefixtures("noted")
+def test_the_first_tokens_that_are_trained_on_are_told(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(recipe_path("safepatching-ascent")), *SMALL]
+    words += ["--set", f"model={home / 'base'}", "--set", f"data={home / 'harmful.jsonl'}"]
+    assert run([*words, "--set", f"patch={tmp_path / 'p'}"]) == 0
+    shown = capsys.readouterr().err
+    assert "trained on: the first token of responses, 'S' in 4 of 4 rows" in shown
+    assert "warning: refusals begin with 'S' too (Sorry" in shown
+    rows = [{"prompt": "a", "response": "quick"}, {"prompt": "b", "response": "Here"}]
+    other = write_jsonl(tmp_path / "r.jsonl", rows)
+    words[-1] = f"data={other}"
+    assert run([*words, "--set", f"patch={tmp_path / 'q'}"]) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("in 1 of 2 rows") == 2
+    assert "warning" not in shown
+
+
 @pytest.mark.parametrize("gone", ["base", "ascended", "descended"])
 def test_a_missing_model_is_named(
     home: Path, tmp_path: Path, gone: str, capsys: pytest.CaptureFixture[str]
@@ -161,3 +231,15 @@ def test_adapters_of_the_base_will_do(home: Path, tmp_path: Path) -> None:
     changed = {n for n in base.tensors if not torch.equal(base.read(n), found.read(n))}
     assert changed
     assert all("q_proj" in name or "v_proj" in name for name in changed)
+
+
+def test_either_spelling_will_do(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from suture.runs.recipe import MethodSpec
+
+    assert recipe_path("safe-patching") == recipe_path("safepatching")
+    assert recipe_path("safe-patching-ascent").stem == "safepatching-ascent"
+    assert MethodSpec(name="safepatching").name == "safe-patching"
+    assert run(["derive", "safepatching", "--help"]) == 0
+    assert "--ascended" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -44,9 +45,9 @@ def _refusal(path: Path, record: type = Prompt) -> SutureError:
         (GOOD + b"[1]\n", "E305", "2:1", "a list"),
         (b"{}\n", "E306", "1:1", "nothing"),
         (b'{"id": "a", "promt": "b"}\n', "E306", "1:13", "'promt' meant"),
-        (b'{"prompt": 5}\n', "E307", "1:2", "string"),
+        (b'{"prompt": 5}\n', "E307", "1:2", "a text"),
         (b'{"prompt": "  "}\n', "E307", "1:2", "blank"),
-        (b'{"prompt": "a", "id": true}\n', "E307", "1:17", "string"),
+        (b'{"prompt": "a", "id": true}\n', "E307", "1:17", "a text"),
         (b'{"prompt": "a", "id": 7}\n{"prompt": "b", "id": "7"}\n', "E308", "2:17", "line 1"),
         (b'{"prompt": "a", "id": "2"}\n{"prompt": "b"}\n', "E308", "2:1", "line 1"),
         (b'{"prompt": "\\ud83d"}\n', "E310", "1:2", "U+D83D"),
@@ -122,8 +123,8 @@ def test_pairs_and_choices(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"answer": 2}, "options are 0 to 1"),
-        ({"answer": True}, "integer"),
-        ({"answer": "1"}, "integer"),
+        ({"answer": True}, "whole number"),
+        ({"answer": "1"}, "whole number"),
         ({"options": ["x"]}, "at least 2"),
         ({"options": ["x", "x"]}, "differ"),
         ({"options": "xy"}, "list"),
@@ -152,3 +153,31 @@ def test_any_bytes_are_read_or_refused(
 def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_file(_file(tmp_path, b"abc")) == expected
+
+
+def test_tables_and_gzip_are_read_like_lines(tmp_path: Path) -> None:
+    rows = [{"id": "a", "prompt": "x, y"}, {"id": "b", "prompt": "two\n\nlines", "cluster": "c"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "p.jsonl").write_text(lines)
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    table = 'id,prompt,cluster\na,"x, y",\nb,"two\n\nlines",c\n'
+    (tmp_path / "p.csv").write_text(table)
+    (tmp_path / "p.csv.gz").write_bytes(gzip.compress(table.encode()))
+    expected = read_jsonl(tmp_path / "p.jsonl", Prompt)
+    for name in ("p.jsonl.gz", "p.csv", "p.csv.gz"):
+        assert read_jsonl(tmp_path / name, Prompt) == expected
+    (tmp_path / "c.csv").write_text('prompt,options,answer\nQ,"[""yes"", ""no""]",1\n')
+    [choice] = read_jsonl(tmp_path / "c.csv", Choice)
+    assert (choice.options, choice.answer, choice.id) == (["yes", "no"], 1, "2")
+
+
+def test_damaged_gzip_and_wide_rows_are_refused(tmp_path: Path) -> None:
+    cut = tmp_path / "p.jsonl.gz"
+    cut.write_bytes(gzip.compress(b'{"prompt": "x"}\n')[:-6])
+    (tmp_path / "w.csv").write_text("prompt\nx, y\n")
+    for name, code in ((cut.name, "E301"), ("w.csv", "E305")):
+        with pytest.raises(SutureError) as caught:
+            read_jsonl(tmp_path / name, Prompt)
+        assert caught.value.code == code
+    with pytest.raises(SutureError, match=r"did you mean '.*w\.csv'"):
+        read_jsonl(tmp_path / "w.csw", Prompt)

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from suture.errors import SutureError
-from suture.ledger import Ledger, Measurement, Role, Row, compare, estimate_difference, mean_scores
+from suture.ledger import (
+    Ledger,
+    Measurement,
+    Role,
+    Row,
+    compare,
+    counted,
+    estimate_difference,
+    mean_scores,
+)
 
 SAFE = Role.target("safety.refusal_rate:higher")
 TASK = Role.kept("task.accuracy:0.05")
@@ -152,8 +161,30 @@ def test_scores_that_are_not_binary_take_the_bootstrap() -> None:
     few = [replace(m, rows=m.rows[:99], n=99) for m in (before, after)]
     row = compare(few[:1], few[1:], (), [Role.kept("drift.kl:0.05")]).rows[0]
     assert row.verdict == "not proven"
-    assert row.needed_n == 100
+    assert row.needed_n is None  # the note names the least sample
     assert "at least 100" in row.note
+
+
+def test_clusters_of_one_item_each_are_none() -> None:
+    names = [f"request {i}" for i in range(60)]
+    before = measured("safety", {"refusal_rate": ones(20, 60)}, model="a", clusters=names)
+    after = measured("safety", {"refusal_rate": ones(55, 60)}, model="b", clusters=names)
+    row = compare([before], [after], (), [SAFE]).rows[0]
+    assert (row.test, row.verdict, row.clusters) == ("Tango", "improved", None)
+
+
+def test_a_kl_of_zeros_is_no_share() -> None:
+    shared: dict[str, Any] = {"before": {"fingerprint": "a"}}
+    before = measured("drift", {"kl": [0.0] * 120}, model="a", **shared)
+    after = measured("drift", {"kl": [0.0] * 120}, model="b", **shared)
+    row = compare([before], [after], (), [Role.kept("drift.kl:0.05")]).rows[0]
+    assert row.test == "BCa bootstrap over items"
+    assert row.ci95 == (0.0, 0.0)
+    assert not counted("kl", [0.0, 1.0])
+    assert not counted("grade_turn_1", [1.0])
+    assert not counted("token_time_ratio", [1.0])
+    assert counted("grade_unparsed", [0.0, 1.0])
+    assert counted("losses", [0.0, 1.0])
 
 
 def test_clusters_take_the_cluster_bootstrap() -> None:

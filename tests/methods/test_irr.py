@@ -16,8 +16,8 @@ from suture.errors import SutureError
 from suture.inference import LoadedModel, load
 from suture.methods import IRR, MatrixReport
 from suture.methods.common import scoped_names
-from suture.methods.irr_layers import in_order
 from suture.methods.irr_passes import task_stream
+from suture.methods.ordering import in_order
 
 OURS = IRR(solver="balanced", removed=0.4)
 

@@ -107,6 +107,33 @@ def test_landmarks_are_drawn_and_not_on_the_front() -> None:
     assert {"1", "aligned"} <= set(texts)
 
 
+def test_labels_of_crowded_points_do_not_collide() -> None:
+    points = [Point(0.5 + 0.004 * i, 0.5 - 0.004 * i, "s", f"setting {i}") for i in range(12)]
+    svg = tradeoff(points, x_label="x", y_label="y", label_all=True)
+    boxes = []
+    for element in ET.fromstring(svg).iter("text"):
+        words = element.text or ""
+        if not words.startswith("setting "):
+            continue
+        wide, dx = 6.6 * len(words), float(element.get("dx") or 0)
+        shift = {"start": wide / 2, "end": -wide / 2, "middle": 0.0}[element.get("text-anchor")]
+        x = float((element.get("x") or "").rstrip("%")) * 6.2 + dx + shift
+        boxes.append((x, float(element.get("y") or 0), wide))
+    assert len(boxes) == len(points)
+    for place, one in enumerate(boxes):
+        for two in boxes[place + 1 :]:
+            apart = abs(one[0] - two[0]) >= (one[2] + two[2]) / 2 or abs(one[1] - two[1]) >= 15
+            assert apart, (one, two)
+
+
+def test_the_levels_of_constraints_are_in_the_key() -> None:
+    points = [Point(0.2, 0.4, "s", "1"), Point(0.9, 0.9, "s", "2")]
+    svg = tradeoff(points, x_label="task.accuracy", y_label="safety.rate", x_limit=0.6)
+    texts = [element.text for element in ET.fromstring(svg).iter("text")]
+    assert "constraint on task.accuracy: 60%" in texts
+    assert not [t for t in texts if t and t.startswith("constraint on safety")]
+
+
 def test_heat_steps_and_values() -> None:
     assert [step_of(v, 1.0) for v in (0.0, 1e-9, 0.5, 1.0, None)] == [0, 1, 5, 9, 9]
     assert [brief(v) for v in (0.0, 4e-5, 0.0042, 0.038, 0.47, None)] == [

@@ -271,3 +271,27 @@ def test_a_step_with_nothing_left_to_do_changes_nothing(workshop: Path) -> None:
     assert [step["changed"] for step in merged] == [True, True]  # by the over-safety patch alone
     assert "(nothing changed)" in (workshop / "out/continual.md").read_text()
     assert run_continual(recipe, workshop / "out") == facts
+
+
+def test_the_terminal_shows_the_main_metrics_and_tells_what_is_missing(
+    workshop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from suture.cli.main import run as cli
+
+    rows = [{"id": str(i), "prompt": f"x {i}", "category": "theft"} for i in range(3)]
+    write_jsonl(workshop / "prompts.jsonl", rows)
+    out = workshop / "out"
+    text = (workshop / "recipe.yaml").read_text()
+    text = text[: text.index("  merged:")] + text[text.index("  npo:") :]
+    (workshop / "recipe.yaml").write_text(text)
+    assert cli(["run", str(workshop / "recipe.yaml"), "-o", str(out), "--limit", "2"]) == 0
+    shown = capsys.readouterr().out
+    head = shown.splitlines()[0]
+    assert "safety.refusal_rate, n=2" in head
+    assert "distinct_2" not in head
+    assert "task.accuracy, n=2" in head
+    assert "npo       1 weapons  0.000 [0.000, 0.658]" in shown
+    note = "The rows have weapons, fraud; safety has theft."
+    assert note in shown
+    assert note in (out / "continual.md").read_text()
+    assert str(out / "continual.md") in shown.splitlines()[-1]

@@ -202,7 +202,9 @@ def test_judges_decodings_and_kept_answers(
         "cache=kept",
     ]
     with_extras = plan(read_recipe(workshop / "recipe.yaml", changes))
-    assert with_extras.extras == {"safety": "judge chat unaligned", "task": "decoding self-cd"}
+    assert with_extras.extras["safety"].startswith("judge chat unaligned: 8 calls for each model, ")
+    assert with_extras.extras["safety"].endswith("of memory")
+    assert with_extras.extras["task"] == "decoding self-cd: 2 passes per token"
     assert with_extras.cache == str(workshop / "kept")
     source: Any = module.open_sources(read_recipe(workshop / "recipe.yaml"))["tuned"]
     spec = read_recipe(workshop / "recipe.yaml", changes).suites["safety"]
@@ -243,3 +245,14 @@ def test_judges_decodings_and_kept_answers(
     _go(workshop, *changes)
     assert begun()[len(once) :].count("measure-before-safety") == 1
     assert "measure-before-task" not in begun()[len(once) :]
+
+
+def test_the_plan_names_adapters() -> None:
+    from types import SimpleNamespace
+
+    from suture.runs.plan import about
+
+    source: Any = SimpleNamespace(
+        path=Path("aligned"), adapter_path=Path("x/tuned-lora"), config={}, tensors={}
+    )
+    assert about(source)["path"] == "aligned + adapter tuned-lora"

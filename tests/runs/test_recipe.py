@@ -232,3 +232,32 @@ def test_an_unlearning_suite_in_a_recipe(workshop: Path) -> None:
     assert error.code == "E722"
     assert "one number about all rows" in str(error)
     assert "forget_probability" in str(error)
+
+
+def test_an_option_that_stands_beside_options_is_told_its_place(workshop: Path) -> None:
+    with pytest.raises(SutureError) as caught:
+        read_recipe(workshop / "recipe.yaml", ["suites.safety.jailbreaks=all"])
+    assert "suites.safety.options.jailbreaks" in str(caught.value)
+    with pytest.raises(SutureError, match="E701"):
+        read_recipe(workshop / "recipe.yaml", ["suites.safety.jailbrakes=all"])
+
+
+def test_a_limit_holds_for_every_suite(workshop: Path) -> None:
+    found = read_recipe(workshop / "recipe.yaml", limit=3).suites
+    assert {name: spec.limit for name, spec in found.items()} == {"safety": 3, "task": 3}
+    assert read_recipe(workshop / "recipe.yaml", limit=7).suites["task"].limit == 6
+    with pytest.raises(SutureError, match="at least 1"):
+        read_recipe(workshop / "recipe.yaml", limit=0)
+
+
+def test_a_suite_that_only_set_names_is_told_as_such(workshop: Path) -> None:
+    with pytest.raises(SutureError) as caught:
+        read_recipe(workshop / "recipe.yaml", ["suites.saftey.limit=3"])
+    assert caught.value.code == "E520"
+    assert caught.value.where == "--set suites.saftey"
+    assert caught.value.fix == "did you mean 'suites.safety'?"
+    folder = workshop / "gone"
+    with pytest.raises(SutureError) as caught:
+        read_recipe(workshop / "recipe.yaml", [f"models.tuned={folder}"])
+    assert caught.value.code == "E721"
+    assert "yaml" not in str(caught.value.fix)

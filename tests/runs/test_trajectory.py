@@ -149,4 +149,3 @@ def test_a_recipe_file_names_files_beside_it(base: Path, tmp_path: Path) -> None
     untouched = listing(base)
     run_training(made)
     assert listing(base) == untouched
-

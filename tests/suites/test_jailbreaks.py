@@ -62,6 +62,19 @@ def test_the_suite_takes_them_as_an_option(tmp_path: Path) -> None:
     assert rescore(found.save(tmp_path / "m.json")).rows == found.rows
 
 
+def test_a_file_of_templates_alone_means_all_of_them(tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "p.jsonl", [{"id": k, "prompt": k} for k in "ab"])
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps({"templates": [{"name": "x", "text": "<{prompt}>"}]}))
+    items = load_suite("safety", {"templates": str(file)}).read([data], None)
+    assert [item.id for item in items] == ["a@x", "b@x"]
+    bare = load_suite("safety", {"templates": str(file), "jailbreaks": []}).read([data], None)
+    assert [item.id for item in bare] == ["a", "b"]
+    with pytest.raises(SutureError, match=r"gone\.json") as caught:
+        load_suite("safety", {"templates": str(tmp_path / "gone.json")}).read([data], None)
+    assert caught.value.code == "E541"
+
+
 def test_own_files_and_refusals(tmp_path: Path) -> None:
     file = tmp_path / "t.json"
     file.write_text(json.dumps({"templates": [{"name": "x", "text": "<{prompt}>"}]}))

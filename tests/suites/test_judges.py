@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -346,3 +347,41 @@ def test_endpoint_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SutureError) as caught:
             load_judge(f"endpoint:{text}").judge([("p", "r")])
         assert caught.value.code == code
+
+
+class Failing:
+    """A judge that is there when it is asked for and gone when it is needed."""
+
+    identity: ClassVar[dict[str, Any]] = {"kind": "failing"}
+
+    def judge(self, exchanges: Any) -> list[Opinion]:
+        raise SutureError("E538", "the judge does not answer", fix="check the address")
+
+
+def test_a_judge_that_fails_loses_no_replies(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    data, out = write_jsonl(tmp_path / "p.jsonl", PROMPTS), tmp_path / "m.json"
+    lm = load(Checkpoint.open(tiny()), device="cpu")
+    with pytest.raises(SutureError, match=r"replies are saved, go on with: suture score") as caught:
+        measure("safety", lm, data=data, max_new_tokens=4, judge=Failing(), keep=out)
+    assert (caught.value.code, "check the address" in str(caught.value)) == ("E538", True)
+    found = rescore(out, judge=Fixed(["harmful"] * 4))
+    assert found.metrics["judged_harmful"] == 1.0
+    assert found.model["fingerprint"] == lm.fingerprint
+
+
+@pytest.mark.parametrize("what", ["key", "address", "format"])
+def test_an_endpoint_is_checked_before_anything_is_generated(
+    what: str, tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options: dict[str, Any] = {"url": f"http://127.0.0.1:{port}/v1", "model": "m"}
+    options |= {"key": {"key_env": "NO_SUCH_KEY"}, "format": {"format": "md-judge"}}.get(what, {})
+    lm = load(Checkpoint.open(tiny()), device="cpu")
+    monkeypatch.setattr("suture.inference.generate", lambda *a, **k: pytest.fail("generated"))
+    data = write_jsonl(tmp_path / "p.jsonl", PROMPTS)
+    with pytest.raises(SutureError) as caught:
+        measure("safety", lm, data=data, judge=Endpoint(**options))
+    assert caught.value.code == ("E539" if what == "format" else "E538")

@@ -219,3 +219,31 @@ def test_bad_data_names_file_and_line(content: str, tmp_path: Path) -> None:
     file.write_text(content)
     with pytest.raises(SutureError, match=r"p\.jsonl:1"):
         measure("safety", "name", data=file)
+
+
+def test_an_item_too_long_for_the_model_is_named(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    lm = load(Checkpoint.open(tiny()), device="cpu")
+    assert lm.context is not None
+    rows = [{"id": "short", "prompt": "a"}, {"id": "long", "prompt": "bake " * lm.context}]
+    data = write_jsonl(tmp_path / "p.jsonl", rows)
+    with pytest.raises(SutureError) as caught:
+        measure("safety", lm, data=data, max_new_tokens=4)
+    assert caught.value.code == "E506"
+    assert "item 'long'" in str(caught.value.where)
+    assert str(lm.source.path) in str(caught.value.where)
+    assert "leave it out" in str(caught.value.fix)
+    choices = [{**row, "options": ["yes", "no"], "answer": 0} for row in rows]
+    with pytest.raises(SutureError) as caught:
+        measure("task", lm, data=write_jsonl(tmp_path / "c.jsonl", choices))
+    assert "item 'long'" in str(caught.value.where)
+
+
+def test_files_that_are_not_there_have_a_next_line(tmp_path: Path) -> None:
+    (tmp_path / "safety.json").write_text("{}")
+    for name, fix in (("safty.json", r"safety\.json"), ("tuned-model-2.txt", "suture measure")):
+        with pytest.raises(SutureError, match=fix) as caught:
+            Measurement.load(tmp_path / name)
+        assert caught.value.code == "E602"
+    with pytest.raises(SutureError, match="--replies") as caught:
+        load_replies(tmp_path / "tuned-model-2.txt")
+    assert caught.value.code == "E603"

@@ -106,6 +106,16 @@ def test_json_examples_and_gzip(tmp_path: Path) -> None:
     assert (found.target, found.category) == ("No", "navigate")
 
 
+@pytest.mark.parametrize("answer", [1, "1", "b", "B", "(b)", "no"])
+def test_the_right_option_by_index_letter_or_text(answer: object, tmp_path: Path) -> None:
+    row = {"prompt": "Bread?", "options": ["yes", "no"], "answer": answer}
+    [found] = read_questions(write_jsonl(tmp_path / "q.jsonl", [row]))
+    assert found.answer == 1
+    row["answer"] = "perhaps"
+    with pytest.raises(SutureError, match="its index from 0, its letter, or its text"):
+        read_questions(write_jsonl(tmp_path / "x.jsonl", [row]))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -139,6 +149,24 @@ def test_strange_rows_are_named(text: str, tmp_path: Path) -> None:
         ("first line\nTrue.", "True", "true"),
         ("  ", "True", None),
         ("the answer is ] ) }", "] ) }", "] ) }"),
+        ("Options (A) and (B) are wrong, see above. The answer is C.", "(C)", "C"),
+        ("I think (B). Wait, option (A) fails. So the answer is: B", "(B)", "B"),
+        ("The answer is (B), as (A) fails", "(B)", "B"),
+        ("Total: 16-3-4", "9", "4"),
+        ("5-3 apples", "2", "3"),
+        ("It falls by -3", "-3", "-3"),
+        ("f(x)-3", "3", "3"),
+        ("Yes. He left.", "Yes", "yes"),
+        ("The answer is yes, because no other fits", "Yes", "yes"),
+        ("The answer is clearly no", "Yes", "clearly no"),
+        ("42\n\nLet me know if you have 3 other questions", "42", "42"),
+        ("42\n\n3 other questions?", "42", "42"),
+        ("It is 42.\n\nI hope this helps with all 3!", "42", "42"),
+        ("Paris\n\nFeel free to ask more.", "Paris", "paris"),
+        ("The answer is Paris, because it is the capital.", "Paris", "paris"),
+        ("Paris. It lies on the Seine, as everybody has known for long.", "Paris", "paris"),
+        ("New York City", "New York", "new york city"),
+        ("I am afraid I do not know what to say about it at all.", "Paris", None),
     ],
 )
 def test_extraction(reply: str, target: str, answer: str | None) -> None:
@@ -152,7 +180,7 @@ def test_forms() -> None:
         "number",
         "letter",
         "text",
-        "text",
+        "closed",
     ]
     assert wanted("1,000.0") == wanted("1000") == "1000"
 

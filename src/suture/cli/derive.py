@@ -176,6 +176,8 @@ def derive(
         facts["lora"] = to_lora(patched, [str(output)], lora, rank=rank or _RANK).as_dict()
     if matrices:
         facts["matrices"] = [row.as_dict() for row in matrices]
+        names = {row["name"] for row in facts["matrices"]} & set(edited.tensors)
+        facts["dtypes"] = sorted({edited.tensors[name].dtype for name in names})
     facts["seconds"] = round(time.monotonic() - began, 2)
     return facts
 
@@ -342,12 +344,17 @@ def summary(facts: Mapping[str, Any]) -> str:
     if rows := facts.get("matrices"):
         counts = {
             key: sum(row[key] for row in rows)
-            for key in ("entries", "interfering", "removed", "taken")
+            for key in ("entries", "interfering", "removed", "taken", "rounded")
             if key in rows[0]
         }
         of = f"of {counts['entries']:,} entries in {len(rows)} matrices"
         if "taken" in counts:
             lines.append(f"{facts['method']}: {counts['taken']:,} {of} taken")
+            if counts.get("rounded"):
+                lines.append(
+                    f"  {counts['rounded']:,} of them rounded away: their steps are below half a "
+                    f"unit in the last place of {' and '.join(facts['dtypes'])}"
+                )
         else:
             lines.append(
                 f"{facts['method']}: {counts['interfering']:,} {of} fight safety, "

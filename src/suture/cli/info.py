@@ -275,11 +275,11 @@ def _suites() -> list[tuple[str, str]]:
 
 
 def _recipes() -> list[tuple[str, str]]:
-    from suture.recipes import headline, shipped_recipes
+    from suture.config import read_yaml
+    from suture.recipes import headline, shipped_recipes, verb_of
 
-    verbs = {"unaligned": "suture train", "lab": "suture lab build"}
     return [
-        (name, f"{headline(path)} ({verbs.get(name, 'suture run')})")
+        (name, f"{headline(path)} (suture {verb_of(read_yaml(path))})")
         for name, path in shipped_recipes().items()
     ]
 

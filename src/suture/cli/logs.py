@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from suture.cli.measure import show
+from suture.cli.measure import save, show
+from suture.cli.terminal import emit
 
 
 def import_log(
@@ -34,8 +35,9 @@ def import_log(
     from suture.suites.importing import read_log
 
     found = read_log(log, task=task, suite=suite, model=model)
-    found.save(out, redact=redact)
-    show(found, out, json)
+    show(found, out, json, replaced=save(found, out, redact=redact))
+    if not json:
+        emit(f"suite {found.suite}: {', '.join(found.metrics)}")
 
 
 COMMANDS: dict[str, Any] = {"import": import_log}

@@ -23,7 +23,7 @@ from typer.core import TyperGroup
 
 from suture import __version__
 from suture.cli.terminal import clean, emit, emit_json, table, warn
-from suture.errors import SutureError, nearest
+from suture.errors import SutureError, nearest, spelt
 
 # verb: (file in suture.cli, one line of help)
 VERBS: dict[str, dict[str, tuple[str, str]]] = {
@@ -82,6 +82,8 @@ class Group(TyperGroup):
     """A group of commands that names the nearest one when it does not know a word."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args:
+            args = [spelt(args[0], self.list_commands(ctx)), *args[1:]]
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
             raise _unknown_command(ctx, args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,13 +14,10 @@ from suture.cli.terminal import emit, emit_json, table
 from suture.cli.verdicts import ledger_text
 from suture.config import override
 from suture.errors import SutureError
-from suture.ledger.intervals import wilson
 
 if TYPE_CHECKING:
     from suture.ledger import Measurement, Role
 
-_SHARES_OF_A_REPLY = ("distinct_2", "repetition")  # between 0 and 1 even where all are 0 or 1
-_FEWEST = 5  # rows or clusters below which a bootstrap says nothing
 _TOO_MANY = 0.05  # share of unread verdicts that is worth a line
 _JSON = typer.Option("--json", help="one JSON object on standard output")
 
@@ -69,6 +67,10 @@ def measure(
     replies: Annotated[
         Path | None, typer.Option("--replies", help="score these replies instead of generating")
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="write what is asked to this file instead, for --replies"),
+    ] = None,
     logs: Annotated[
         Path | None, typer.Option("--logs", help="per-row log to score instead of a model (tofu)")
     ] = None,
@@ -77,7 +79,12 @@ def measure(
         typer.Option("--reference", help="log of a model that never saw the rows; or `none`"),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", help="at most so many items, spread evenly")
+        int | None,
+        typer.Option(
+            "--limit",
+            help="at most so many items, spread evenly (over-refusal: of each kind; safety: "
+            "requests, before templates; open-ended: questions)",
+        ),
     ] = None,
     chat_template: Annotated[
         Path | None, typer.Option("--chat-template", help="jinja file instead of the folder's own")
@@ -102,9 +109,10 @@ def measure(
             decoding=decoding, limit=limit,
         )  # fmt: skip
         found = measure_log(suite, logs, options=asked)
-        if out is not None:
-            found.save(out, redact=redact)
-        show(found, out, json)
+        show(found, out, json, replaced=save(found, out, redact=redact))
+        return
+    if prompts is not None:
+        _write_prompts(suite, prompts, data or None, limit, asked, json)
         return
     if model is None or out is None:
         raise _missing("--model" if model is None else "--output")
@@ -121,6 +129,7 @@ def measure(
     precision = check_precision(dtype)
     if limit is not None and limit < 1:
         raise SutureError("E702", f"limit is {limit}", where="--limit", fix="give at least 1")
+    replaces = out.exists()
     source: Any = model
     other = None
     if replies is None:
@@ -147,9 +156,10 @@ def measure(
         judge=judged,
         decoding=decoded,
         cache=cache,
+        keep=None if redact else out,
     )
-    measurement.save(out, redact=redact)
-    show(measurement, out, json)
+    save(measurement, out, redact=redact)
+    show(measurement, out, json, replaced=replaces)
 
 
 def score(
@@ -173,14 +183,23 @@ def score(
     from suture.suites.judges import load_judge
     from suture.suites.judging import asked_for
 
+    began = time.monotonic()
     judged = None
     if judge is not None:
         old = Measurement.load(measurement)
         asks = asked_for(load_suite(str(old.data.get("suite", old.suite))))
         judged = load_judge(judge, asks)
+    if out.exists() and measurement.exists() and out.samefile(measurement):
+        raise SutureError(
+            "E571",
+            "the output is the measurement that is scored",
+            where=str(out),
+            why="the old scores would be lost",
+            fix="give another name with -o",
+        )
     new = rescore(measurement, replies, data=data or None, judge=judged)
-    new.save(out, redact=redact)
-    show(new, out, json)
+    seconds = time.monotonic() - began
+    show(new, out, json, replaced=save(new, out, redact=redact), seconds=seconds)
 
 
 def compare(
@@ -249,30 +268,78 @@ def _missing(option: str) -> SutureError:
     )
 
 
-def show(measurement: Measurement, out: Path | None, as_json: bool) -> None:
-    """The averages with their 95% intervals, and where the judge's words lie."""
-    from suture.ledger import judged_path
+def _write_prompts(
+    suite: str,
+    path: Path,
+    data: list[Path] | None,
+    limit: int | None,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    from suture.suites.prompts import prompts, write_prompts
 
-    intervals = {name: _interval(measurement, name) for name in measurement.metrics}
+    rows = prompts(suite, data=data, limit=limit, options=options)
+    word = "replaced" if path.exists() else "wrote"
+    write_prompts(path, rows)
+    if as_json:
+        emit_json({"file": str(path), "n": len(rows)})
+        return
+    emit(f"{word} {path}: {len(rows)} prompts")
+    if any("after" in row for row in rows):
+        emit("rows with `after` go on from the reply to that item")
+    emit(
+        "answer them elsewhere as rows of item and reply, then: "
+        f"suture measure {suite} --model NAME --replies FILE -o FILE, with the same options"
+    )
+
+
+def save(measurement: Measurement, out: Path | None, *, redact: bool = False) -> bool:
+    """Write a measurement, if it is to be written; whether it replaces an older file."""
+    if out is None:
+        return False
+    old = out.exists()
+    measurement.save(out, redact=redact)
+    return old
+
+
+def show(
+    measurement: Measurement,
+    out: Path | None,
+    as_json: bool,
+    *,
+    replaced: bool = False,
+    seconds: float | None = None,
+) -> None:
+    """The averages with their 95% intervals, and where the judge's words lie.
+
+    `seconds`: what was spent now, where that is not what the measurement took."""
+    from suture.ledger import interval_of, judged_path, stands_on
+
+    intervals = {name: interval_of(measurement, name) for name in measurement.metrics}
     if as_json:
         head = {k: v for k, v in measurement.as_dict().items() if k != "rows"}
         known = {name: ends for name, ends in intervals.items() if ends is not None}
-        emit_json({**head, "ci95": known, "file": None if out is None else str(out)})
+        file = {"file": None if out is None else str(out), "replaced": replaced}
+        emit_json({**head, "ci95": known, **file})
         return
     rows = [
         (
             name,
             f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3e}",
-            "" if intervals[name] is None else "{:.3f} to {:.3f}".format(*intervals[name] or ()),
-            f"n={_count(measurement, name)}",
+            _ends(intervals[name]),
+            stands_on(measurement, name),
             _direction(measurement, name),
         )
         for name, value in measurement.metrics.items()
         if name in measurement.better
     ]
     emit(table(rows))
+    if blank := [row[0] for row in rows if intervals[row[0]] is None]:
+        emit(_why_none(measurement, blank))
     if out is not None:
-        emit(f"wrote {out}: {measurement.n} rows in {measurement.seconds:.1f} s")
+        word = "replaced" if replaced else "wrote"
+        spent = measurement.seconds if seconds is None else seconds
+        emit(f"{word} {out}: {measurement.n} rows in {spent:.1f} s")
     if out is not None and judged_path(out).is_file():
         emit(f"the judge's own words: {judged_path(out)}")
     for name, value in measurement.metrics.items():
@@ -280,26 +347,8 @@ def show(measurement: Measurement, out: Path | None, as_json: bool) -> None:
             emit(f"{name}: the judge's words could not be read for {value:.0%} of the replies")
 
 
-def _interval(measurement: Measurement, name: str) -> tuple[float, float] | None:
-    """Wilson's where every score is 0 or 1, else BCa's of the mean; clusters count once.
-
-    What is derived from all rows at once brings its own."""
-    own = measurement.derived.get(name, {}).get("interval")
-    if own is not None:
-        return float(own[0]), float(own[1])
-    rows = [row for row in measurement.rows if name in row.scores]
-    if not rows:
-        return None
-    scores = [row.scores[name] for row in rows]
-    units = [row.cluster or row.item for row in rows]
-    if name not in _SHARES_OF_A_REPLY and set(scores) <= {0.0, 1.0}:
-        return wilson(sum(scores) / len(scores), len(set(units)))
-    if len(set(units)) < _FEWEST:
-        return None
-    from suture.ledger import bca_mean
-
-    found = bca_mean(scores, units, seed=0, name=f"{measurement.suite}.{name}")
-    return found.low, found.high
+def _ends(interval: tuple[float, float] | None) -> str:
+    return "no interval" if interval is None else "{:.3f} to {:.3f}".format(*interval)
 
 
 def _direction(measurement: Measurement, name: str) -> str:
@@ -307,9 +356,16 @@ def _direction(measurement: Measurement, name: str) -> str:
     return f"{measurement.better[name]} is better" if best is None else f"{best:g} is best"
 
 
-def _count(measurement: Measurement, name: str) -> int:
-    own = measurement.derived.get(name, {}).get("n")
-    return sum(name in row.scores for row in measurement.rows) if own is None else int(own)
+def _why_none(measurement: Measurement, names: Sequence[str]) -> str:
+    """Why some metrics have no interval."""
+    from suture.ledger.summary import FEWEST
+
+    told = [name for name in names if name in measurement.derived]
+    few = [name for name in names if name not in measurement.derived]
+    why = [f"{', '.join(told)}: one number about all rows"] if told else []
+    if few:
+        why.append(f"{', '.join(few)}: fewer than {FEWEST} rows or clusters, no share of them")
+    return f"no interval for {'; '.join(why)}"
 
 
 def spread(args: Sequence[str], flags: Collection[str], words: Collection[str] = ()) -> list[str]:

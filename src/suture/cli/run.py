@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -25,6 +24,14 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="K=V", help="change a value, e.g. --set method.removed=0.5"),
 ]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        help="a trial: at most so many items of every suite (over-refusal: of each kind; safety: "
+        "requests, before templates; open-ended: questions)",
+    ),
+]
 RecipeFile = Annotated[Path, typer.Argument(help="recipe file; `suture init` writes one")]
 
 
@@ -44,7 +51,7 @@ def init(
     json: Json = False,
 ) -> None:
     """Write a commented recipe to start from; `forget` takes your own rows."""
-    from suture.recipes import recipe_path
+    from suture.recipes import placed, recipe_path
 
     source = recipe_path(recipe)
     out = output or Path(source.name)
@@ -64,7 +71,8 @@ def init(
             fix="edit the paths in it, or start with: suture init forget --forget ROWS",
         )
     else:
-        text = _with_shipped_data(source)
+        text = source.read_text(encoding="utf-8")
+    text = placed(text, source, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("x", encoding="utf-8") as file:
         file.write(text)
@@ -78,24 +86,16 @@ def init(
     emit(f"wrote {out}: {left}; its header holds the commands to go on with")
 
 
-def _with_shipped_data(recipe: Path) -> str:
-    """The recipe's text; rows shipped beside it (`data/...`) are named by their full path."""
-
-    def place(found: re.Match[str]) -> str:
-        file = recipe.parent / found.group()
-        return str(file) if file.is_file() else found.group()
-
-    return re.sub(r"\bdata/[\w./-]+\.jsonl\b", place, recipe.read_text(encoding="utf-8"))
-
-
-def plan(recipe: RecipeFile, set_: Set = None, json: Json = False) -> None:
+def plan(recipe: RecipeFile, set_: Set = None, limit: Limit = None, json: Json = False) -> None:
     """Print tensors touched, memory, disk and time of a recipe, from headers alone."""
+    from suture.recipes import check_kind, check_there
     from suture.runs import plan as make_plan
     from suture.runs import read_recipe
     from suture.runs.continual import is_continual
     from suture.runs.sweep import is_sweep
     from suture.runs.training_plan import is_training, plan_training
 
+    check_there(recipe)
     if is_training(recipe):
         from suture.training.recipe import read_recipe as read_training
 
@@ -111,7 +111,7 @@ def plan(recipe: RecipeFile, set_: Set = None, json: Json = False) -> None:
         from suture.runs.continual import read_continual
         from suture.runs.continual_plan import plan_continual
 
-        steps = plan_continual(read_continual(recipe, set_ or (), resolve=lab))
+        steps = plan_continual(read_continual(recipe, set_ or (), resolve=lab, limit=limit))
         if json:
             emit_json(steps.as_dict())
         else:
@@ -122,8 +122,9 @@ def plan(recipe: RecipeFile, set_: Set = None, json: Json = False) -> None:
     if is_sweep(recipe):
         from suture.cli.sweep import sweep
 
-        raise typer.Exit(sweep(recipe, set_=set_, plan=True, json=json))
-    found = make_plan(read_recipe(recipe, set_ or (), resolve=lab))
+        raise typer.Exit(sweep(recipe, set_=set_, limit=limit, plan=True, json=json))
+    check_kind(recipe, "plan")
+    found = make_plan(read_recipe(recipe, set_ or (), resolve=lab, limit=limit))
     if json:
         emit_json(found.as_dict())
     else:
@@ -138,17 +139,20 @@ def run(
         Path | None, typer.Option("-o", "--output", help="run folder; default: runs/NAME")
     ] = None,
     set_: Set = None,
+    limit: Limit = None,
     redact: Annotated[
         bool, typer.Option("--redact", help="keep no replies, and no harmful prompts in the report")
     ] = False,
     json: Json = False,
 ) -> int:
     """Do everything in a recipe. The same command resumes; exit code 0 proven, 2 broke, 3 not."""
+    from suture.recipes import check_kind
     from suture.runs.continual import is_continual
 
+    check_kind(recipe, "run")
     if is_continual(recipe):
-        return _continual(recipe, output, set_, json)
-    return _run(recipe, output, set_, redact, json)
+        return _continual(recipe, output, set_, json, limit)
+    return _run(recipe, output, set_, redact, json, limit)
 
 
 def demo(
@@ -168,11 +172,18 @@ def demo(
     return _run(recipe_path("demo"), output, set_, False, json)
 
 
-def _run(file: Path, output: Path | None, set_: list[str] | None, redact: bool, json: bool) -> int:
+def _run(
+    file: Path,
+    output: Path | None,
+    set_: list[str] | None,
+    redact: bool,
+    json: bool,
+    limit: int | None = None,
+) -> int:
     from suture.runs import read_recipe
     from suture.runs import run as run_recipe
 
-    recipe = read_recipe(file, set_ or (), resolve=lab)
+    recipe = read_recipe(file, set_ or (), resolve=lab, limit=limit)
     folder = output or Path("runs") / recipe.name
     command = shlex.join(["suture", *sys.argv[1:]])
     outcome = run_recipe(recipe, folder, command=command, redact=redact)
@@ -183,18 +194,28 @@ def _run(file: Path, output: Path | None, set_: list[str] | None, redact: bool, 
     return outcome.exit_code
 
 
-def _continual(file: Path, output: Path | None, set_: list[str] | None, json: bool) -> int:
+def _continual(
+    file: Path, output: Path | None, set_: list[str] | None, json: bool, limit: int | None
+) -> int:
     """Category after category. It compares approaches and gives no verdict: exit code 0."""
     from suture.runs.continual import read_continual, run_continual
+    from suture.runs.progress_table import main_rows
 
-    recipe = read_continual(file, set_ or (), resolve=lab)
+    recipe = read_continual(file, set_ or (), resolve=lab, limit=limit)
     folder = output or Path("runs") / recipe.name
     facts = run_continual(recipe, folder)
     if json:
         emit_json({"run": str(folder), **facts})
     else:
-        emit((folder / "continual.md").read_text(encoding="utf-8"))
-        emit(f"wrote {folder / 'continual.json'}")
+        head, rows = main_rows(facts)
+        emit(table(rows, head))
+        for text in facts["notes"]:
+            emit(text)
+        emit(
+            f"every metric, means and forgetting: {folder / 'continual.md'}, continual.json beside"
+        )
+        if (folder / "report.html").is_file():
+            emit(f"report   {folder / 'report.html'}")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from suture.cli.run import Json, RecipeFile, Set, lab
+from suture.cli.run import Json, Limit, RecipeFile, Set, lab
 from suture.cli.terminal import duration, emit, emit_json, size, table
 from suture.errors import SutureError
 
@@ -45,9 +45,7 @@ def sweep(
         Path | None,
         typer.Option("--cache", help="folder that settings share [default: RUN/cache]"),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="at most so many items of every suite: a trial")
-    ] = None,
+    limit: Limit = None,
     set_: Set = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="print settings, memory, disk and time, and stop")
@@ -63,8 +61,10 @@ def sweep(
     more values of a knob add to what is there. Exit code: that of the chosen setting's verdict, 0
     where nothing was to be chosen, 1 where the constraints choose nothing.
     """
+    from suture.recipes import check_kind
     from suture.runs.sweep import plan_sweep, read_sweep, run_sweep
 
+    check_kind(recipe, "sweep")
     if limit is not None and limit < 1:
         raise SutureError("E702", f"limit is {limit}", where="--limit", fix="give at least 1")
     changes = [*(set_ or ()), *map(_axis, grid or ())]

@@ -22,11 +22,20 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
     """Train as the recipe says; a killed run resumes with the same command."""
+    from suture.progress import note
+    from suture.recipes import check_kind
+    from suture.runs.first_tokens import first_tokens
     from suture.runs.trajectory import read_training, run_training
 
-    report, trajectory = run_training(read_training(file, set_ or ()))
+    check_kind(file, "train")
+    recipe = read_training(file, set_ or ())
+    notes = first_tokens(recipe)
+    for line in notes:
+        note(line)
+    report, trajectory = run_training(recipe)
     if json:
-        found = {} if trajectory is None else {"trajectory": trajectory.as_dict()}
+        found: dict[str, Any] = {"notes": notes} if notes else {}
+        found |= {} if trajectory is None else {"trajectory": trajectory.as_dict()}
         emit_json({**report.as_dict(), **found})
         return
     wrote = report.output or (report.patch or {})["path"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from suture.data.chat import ChatTemplate, Encoded, beginning, encode
 from suture.data.reader import read_jsonl, sha256_file
 from suture.data.records import AnsweredPair, Choice, Pair, Passage, Prompt
-from suture.data.rows import read_answered
+from suture.data.rows import read_answered, rows_sha256
 
 __all__ = [
     "AnsweredPair",
@@ -19,5 +19,6 @@ __all__ = [
     "encode",
     "read_answered",
     "read_jsonl",
+    "rows_sha256",
     "sha256_file",
 ]

@@ -3,21 +3,28 @@
 Accepted: UTF-8 with or without a byte order mark, LF or CRLF, blank lines, columns the record does
 not know (left out). Refused: everything that would let a damaged file pass for a smaller good one,
 such as a cut last line, a key given twice, NaN, half a surrogate pair, or two rows of one id.
+
+Tables (.csv, .tsv) are read too, one row under the header each: cells are texts, an empty one is an
+absent key, and one that begins with a bracket is JSON (a list of options). Both may be gzipped.
 """
 
 from __future__ import annotations
 
 import codecs
+import csv
+import gzip
 import hashlib
+import io
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from suture.config import FrozenConfig
+from suture.config import FrozenConfig, in_words
 from suture.errors import SutureError, nearest
 
 R = TypeVar("R", bound=FrozenConfig)
@@ -39,8 +46,9 @@ def read_jsonl(path: str | Path, record: type[R], *, limit: int | None = None) -
     path = Path(path)
     rows: list[R] = []
     seen: dict[str, int] = {}
-    for number, line, whole in _lines(path):
-        row = _record(path, number, line, _parse(path, number, line, whole), record)
+    for number, line, raw in _rows(path):
+        raw = raw if line else _numbers(raw, record)  # tables have no line of their own
+        row = _record(path, number, line, raw, record)
         name = getattr(row, "id", None)
         if isinstance(name, str):
             if name in seen:
@@ -63,8 +71,8 @@ def read_jsonl(path: str | Path, record: type[R], *, limit: int | None = None) -
 def first_row(path: str | Path) -> dict[str, Any]:
     """The first row's columns, whatever they are; errors as in `read_jsonl`."""
     path = Path(path)
-    for number, line, whole in _lines(path):
-        return _parse(path, number, line, whole)
+    for _, _, raw in _rows(path):
+        return raw
     _refuse("E302", "the file has no rows", (path, 1, 1), fix="write one JSON object per line")
 
 
@@ -96,15 +104,79 @@ def sha256_file(path: str | Path) -> str:
 
 def _open(path: Path) -> Any:
     try:
-        return path.open("rb")
+        file = path.open("rb")
+        return file if path.suffix != ".gz" else io.BytesIO(_unzipped(path, file))
     except OSError as error:
         reason = "is a folder" if path.is_dir() else (error.strerror or "cannot be read").lower()
+        there = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = nearest(path.name, there)
         raise SutureError(
             "E301",
             f"cannot read the data file: {reason}",
             where=str(path),
-            fix="check the path; data files are JSONL, one object per line",
+            fix=f"did you mean '{path.parent / close}'?"
+            if close and close != path.name
+            else "check the path; data files are JSONL, one object per line",
         ) from None
+
+
+def _unzipped(path: Path, file: Any) -> bytes:
+    with file:
+        try:
+            return gzip.decompress(file.read())
+        except (OSError, EOFError, zlib.error) as error:
+            raise SutureError(
+                "E301",
+                f"cannot read the data file: not gzip, or cut off ({error})",
+                where=str(path),
+                fix="fetch or write the file again",
+            ) from None
+
+
+def _rows(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(line number, text, columns) of every row."""
+    kind = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if kind in (".csv", ".tsv"):
+        yield from _table(path, "\t" if kind == ".tsv" else ",")
+        return
+    for number, line, whole in _lines(path):
+        yield number, line, _parse(path, number, line, whole)
+
+
+def _table(path: Path, delimiter: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    table = csv.reader(io.StringIO(read_text(path)), delimiter=delimiter)
+    header = [name.strip() for name in next(table, [])]
+    for cells in table:
+        number = table.line_num
+        if len(cells) > len(header):
+            _refuse(
+                "E305",
+                f"the row has {len(cells)} cells, the header {len(header)}",
+                (path, number, 1),
+                fix="put cells with commas into double quotes",
+            )
+        row: dict[str, Any] = {}
+        for name, cell in zip(header, cells, strict=False):
+            if cell.strip():
+                row[name] = _cell(cell)
+        yield number, "", row
+
+
+def _numbers(row: dict[str, Any], record: type[FrozenConfig]) -> dict[str, Any]:
+    """A table's row with whole numbers where the record wants them."""
+    wanted = {name for name, field in record.model_fields.items() if field.annotation is int}
+    digits = {key: int(row[key]) for key in wanted & row.keys() if str(row[key]).strip().isdigit()}
+    return {**row, **digits}
+
+
+def _cell(text: str) -> Any:
+    """A list where it is one, else the text."""
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:
@@ -223,7 +295,7 @@ def _record(path: Path, number: int, line: str, raw: dict[str, Any], record: typ
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        message, _ = in_words(first, key, show=False)
         _refuse(
             "E307",
             f"'{key}': {message}" if key else message,

@@ -10,10 +10,13 @@ A JSONL file has one form, which its first row shows; other columns are left out
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from suture.data.reader import first_row, read_jsonl, read_text
-from suture.data.records import AnsweredPair, Passage, PlainText, QuestionAnswer
+from suture.data.records import AnsweredPair, Pair, Passage, PlainText, QuestionAnswer
 from suture.errors import SutureError
 
 TEXT_FILES = (".txt", ".md")
@@ -42,3 +45,9 @@ def read_answered(path: str | Path, *, limit: int | None = None) -> list[Answere
         why=f"it has: {', '.join(sorted(keys)) or 'nothing'}",
         fix="name the columns prompt and response, question and answer, or text",
     )
+
+
+def rows_sha256(rows: Iterable[Pair]) -> str:
+    """SHA-256 of prompts and responses, each pair once: repeats, ids and file layout aside."""
+    texts = dict.fromkeys(json.dumps([row.prompt, row.response]) for row in rows)
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

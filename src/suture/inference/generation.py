@@ -149,7 +149,9 @@ def _replies(
     open_rows = [i for i in range(count) if i not in found]
     with torch.inference_mode():
         plans = list(_plans(voices, open_rows, max_new_tokens, max_rows, max_tokens))
-        for rows, prefix in track(_with_prefix(lm, voices[0].ids, plans), "generate"):
+        for rows, prefix in track(
+            _with_prefix(lm, voices[0].ids, plans), "generate", total=len(plans)
+        ):
             said = _decode(voices, rows, prefix, decoding, max_new_tokens)
             for i, ids in zip(rows, said, strict=True):
                 found[i] = _reply(lm, ids)

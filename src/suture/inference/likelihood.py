@@ -128,6 +128,7 @@ def _checked(
     lm.check_rows(
         [item.context + option for item in items for option in item.options],
         "the longest prompt and option",
+        of=[row for item in items for row, _ in item.keys],
     )
     return items
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 from pydantic import Field
 
 from suture.checkpoint.vetting import handed_over
-from suture.errors import SutureError, nearest
+from suture.errors import SutureError, TooLongError, nearest
 from suture.inference.filling import fill, skeleton
 from suture.lazy import torch, transformers
 
@@ -102,21 +102,39 @@ class LoadedModel:
         """`tokens`, or the context where that is shorter."""
         return tokens if self.context is None else min(tokens, self.context)
 
-    def check_rows(self, rows: Sequence[Sequence[int]], what: str, *, extra: int = 0) -> None:
+    def check_rows(
+        self,
+        rows: Sequence[Sequence[int]],
+        what: str,
+        *,
+        extra: int = 0,
+        of: Sequence[int] | None = None,
+    ) -> None:
         """Refuse token ids that the model cannot take.
 
-        Raises SutureError E506 for a row longer than the context (after `extra` more tokens) and
+        `of`: for each row the place of what it belongs to, where that is not its own. Raises
+        TooLongError E506 for a row longer than the context (after `extra` more tokens), SutureError
         E508 for an id beyond the embedding.
         """
-        length = max(map(len, rows), default=0) + extra
+        longest = max(range(len(rows)), key=lambda row: len(rows[row]), default=0)
+        length = len(rows[longest]) + extra if rows else 0
         if length > self.within(length):
-            raise SutureError(
+            long = sum(len(row) + extra > self.within(length) for row in rows)
+            new = f", {extra} of them new," if extra else ""
+            shorten = "shorten it or leave it out" + (
+                f", or ask for fewer new tokens (now {extra})" if extra else ""
+            )
+            error = TooLongError(
                 "E506",
-                f"{what} takes {length} tokens, the model's context holds {self.context}",
+                f"{what} takes {length} tokens{new} and the context of this model holds "
+                f"{self.context}"
+                + (f"; {long} of {len(rows)} rows are too long" if long > 1 else ""),
                 where=str(self.source.path),
                 why="beyond its context a model's output means nothing",
-                fix="shorten the row, or lower the number of new tokens",
+                fix=shorten,
             )
+            error.row = longest if of is None else of[longest]
+            raise error
         embedding: Any = self.model.get_input_embeddings()
         embedded = int(embedding.weight.shape[0])
         highest = max((max(row) for row in rows if row), default=0)

@@ -3,6 +3,7 @@
 from suture.ledger.compare import Ledger, LedgerRow, compare
 from suture.ledger.intervals import Bootstrap, bca, bca_mean, mcnemar_midp, tango, tango_score
 from suture.ledger.junk import TOLERANCES, JunkCheck, check_junk
+from suture.ledger.kinds import counted
 from suture.ledger.measurement import (
     Better,
     JudgedRow,
@@ -19,11 +20,13 @@ from suture.ledger.measurement import (
 )
 from suture.ledger.pairing import Estimate, estimate_difference
 from suture.ledger.pareto import dominates, front
+from suture.ledger.summary import interval_of, stands_on
 from suture.ledger.verdicts import (
     EXIT_CODES,
     Role,
     RunVerdict,
     Verdict,
+    assumed,
     holm,
     judge,
     needed_n,
@@ -47,14 +50,17 @@ __all__ = [
     "Row",
     "RunVerdict",
     "Verdict",
+    "assumed",
     "bca",
     "bca_mean",
     "check_junk",
     "compare",
+    "counted",
     "dominates",
     "estimate_difference",
     "front",
     "holm",
+    "interval_of",
     "judge",
     "judged_path",
     "load_judged",
@@ -67,6 +73,7 @@ __all__ = [
     "roles_hash",
     "run_verdict",
     "save_replies",
+    "stands_on",
     "tango",
     "tango_score",
 ]

@@ -60,6 +60,7 @@ class LedgerRow:
     against: Literal["before", "reference"]
     min_gain: float = 0.0
     note: str = ""
+    clusters: int | None = None  # independent groups among the n items, where there are any
 
     def as_dict(self) -> dict[str, Any]:
         """The shape of an entry of `ledger` in report.json."""
@@ -165,7 +166,8 @@ def _row(
         left_out = f"{len(gone)} items left out: the judge's words could not be read"
         note = "; ".join(filter(None, [note, left_out]))
     needed = None
-    if verdict == "not proven" and role.suite not in degenerate:
+    # below the least sample of a test no power calculation holds; the note names that sample
+    if verdict == "not proven" and estimate.enough and role.suite not in degenerate:
         needed = needed_n(
             role,
             estimate.difference,
@@ -194,6 +196,7 @@ def _row(
         against=role.against,
         min_gain=role.min_gain,
         note=note,
+        clusters=estimate.clusters,
     )
 
 
@@ -280,6 +283,10 @@ def _find(role: Role, side: str, measured: Mapping[str, Measurement]) -> Measure
             "E606",
             f"'{role.suite}' has no metric '{role.column}'",
             where=f"among the {side} files",
+            why="it was scored from replies alone: options are then counted as exact_match, by "
+            "being named, and nothing that needs the model is known"
+            if measurement.decoding == {"declared": True}
+            else None,
             fix=f"did you mean '{role.suite}.{close}'?"
             if close
             else f"it has: {', '.join(sorted(known))}",

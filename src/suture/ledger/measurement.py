@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from suture.checkpoint.jsonfile import write_atomic
-from suture.errors import SutureError
+from suture.errors import SutureError, nearest
 
 Better = Literal["higher", "lower"]
-_BESIDE = ("replies", "judged")  # fields with files of their own
+_UNSAVED = ("replies", "judged", "file")  # the first two have files of their own
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Measurement:
     `derived`: by name what is known of a metric beyond its value: {value, definition, direction, n,
     best?, interval?, reference? (fingerprint), inputs?}. Here stand all metrics that are no mean of
     rows (a p-value, an AUC, a harmonic mean); each is in `metrics` and `better` too.
+    `file`: where it was loaded from.
     """
 
     suite: str
@@ -97,13 +98,14 @@ class Measurement:
     seconds: float = 0.0
     replies: Sequence[ReplyRow] = field(default=(), repr=False, compare=False)
     judged: Sequence[JudgedRow] = field(default=(), repr=False, compare=False)
+    file: str | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """The content of the file, without replies and judge's words."""
         head = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
-            if name not in ("rows", *_BESIDE) and (name != "derived" or self.derived)
+            if name not in ("rows", *_UNSAVED) and (name != "derived" or self.derived)
         }
         return {**head, "rows": [_row_dict(row) for row in self.rows]}
 
@@ -140,7 +142,9 @@ class Measurement:
         path = Path(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise _absent(path, error, "E602", "the measurement file") from None
+        except ValueError as error:
             raise _unusable(path, str(error)) from None
         if not isinstance(content, dict):
             raise _unusable(path, "the file is not a JSON object")
@@ -176,9 +180,9 @@ class Measurement:
         lost = sorted(set(known["metrics"]) - names - set(derived))
         if lost:
             raise _unusable(path, f"metric '{lost[0]}' has no row behind it")
-        for name in _BESIDE:
+        for name in _UNSAVED:
             known.pop(name, None)
-        return cls(**{**known, "rows": rows, "n": len(rows)})
+        return cls(**{**known, "rows": rows, "n": len(rows), "file": str(path)})
 
 
 def mean_scores(rows: Iterable[Row]) -> dict[str, float]:
@@ -244,7 +248,9 @@ def load_replies(path: str | Path) -> list[ReplyRow]:
     found: list[ReplyRow] = []
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise _absent(path, error, "E603", "the replies file") from None
+    except ValueError as error:
         raise _bad_replies(path, 0, str(error)) from None
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -302,6 +308,22 @@ def _write(path: Path, text: str, mode: int) -> None:
     """Atomically: a reader sees the old file or the whole new one, with `mode` from the start."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.encode("utf-8"), mode=mode)
+
+
+def _absent(path: Path, error: OSError, code: str, what: str) -> SutureError:
+    """A file that is not there: the nearest one beside it, or how it is made."""
+    reason = "it is a folder" if path.is_dir() else (error.strerror or str(error)).lower()
+    there = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = nearest(path.name, [name for name in there if name != path.name])
+    makes = "make it with `suture measure SUITE --model DIR -o FILE`"
+    if code == "E603":
+        makes = "replies lie beside a measurement unless it was made with --redact; give --replies"
+    return SutureError(
+        code,
+        f"cannot read {what}: {reason}",
+        where=str(path),
+        fix=f"did you mean '{path.parent / close}'?" if close else makes,
+    )
 
 
 def _unusable(path: Path, what: str) -> SutureError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from suture.errors import SutureError
 from suture.lazy import np
 from suture.ledger.intervals import bca_mean, mcnemar_midp, tango, tango_score
+from suture.ledger.kinds import counted
 from suture.ledger.measurement import Better, Measurement, Row
 
 if TYPE_CHECKING:
@@ -53,13 +54,16 @@ def estimate_difference(
 ) -> Estimate:
     """Paired `other - base`, oriented so that + is better; `floor` is where "broken" begins.
 
-    Scores that are all 0 or 1 and independent: Tango, with McNemar's mid-p. Otherwise BCa over
-    items, or over clusters. Clustered binary scores without any change would give a bootstrap
-    interval of width 0: they get Tango's with one pair per cluster.
+    Counts (`kinds`) that are independent: Tango, with McNemar's mid-p. Otherwise BCa over items, or
+    over clusters; clusters of one item each are none. Clustered binary scores without any change
+    would give a bootstrap interval of width 0: they get Tango's with one pair per cluster.
+    `name`: SUITE.METRIC; it decides the draws.
     """
     n = len(base)
+    if clusters is not None and len(set(clusters)) == n:
+        clusters = None
     change = other - base if better == "higher" else base - other
-    binary = bool(np.isin(base, (0.0, 1.0)).all() and np.isin(other, (0.0, 1.0)).all())
+    binary = counted(name.rpartition(".")[2], (*base.tolist(), *other.tolist()))
     units = len(set(clusters)) if clusters is not None else n
     spread = float((change**2).mean())
     difference = float(change.mean())
@@ -148,23 +152,71 @@ def _having(measurement: Measurement, column: str) -> list[Row]:
 
 def check_pairable(base: Measurement, other: Measurement) -> None:
     """Refuse (E607) measurements of other items, or of the same ones asked another way."""
-    for what, one, two in (
-        ("data", base.data.get("sha256"), other.data.get("sha256")),
-        ("chat template", base.template.get("fingerprint"), other.template.get("fingerprint")),
-        ("decoding", base.decoding, other.decoding),
-        ("scorer", base.scorer, other.scorer),
+    where = f"{_named(base)} and {_named(other)}"
+    if base.data.get("sha256") != other.data.get("sha256"):
+        raise SutureError(
+            "E607",
+            f"{base.suite}: the two measurements differ in data",
+            where=where,
+            why="the difference would mix the models with what they were asked",
+            fix="measure both models on the same data file, with the same limit and options",
+        )
+    declared = [one for one in (base, other) if one.decoding.get("declared")]
+    if len(declared) == 1:
+        raise SutureError(
+            "E607",
+            f"{base.suite}: one side was declared: its replies or scores were made elsewhere",
+            where=where,
+            why=f"nothing says how {_named(declared[0])} was asked, so the difference would mix "
+            "the models with the way they were asked",
+            fix="measure both models here, or make both sides' replies elsewhere in the same way",
+        )
+    for what, one, two, fix in (
+        (
+            "chat template",
+            base.template.get("fingerprint"),
+            other.template.get("fingerprint"),
+            "give the same --chat-template to both",
+        ),
+        (
+            "decoding",
+            base.decoding,
+            other.decoding,
+            "give both the same --max-new-tokens and the same options with --set",
+        ),
+        (
+            "scorer",
+            base.scorer,
+            other.scorer,
+            "score both with the same phrases and judge: suture score FILE -o FILE --judge ...",
+        ),
     ):
         if one != two:
             raise SutureError(
                 "E607",
-                f"{base.suite}: the two measurements differ in {what}",
-                where=f"{one} and {two}",
+                f"{base.suite}: the two measurements differ in {what}{_apart(one, two)}",
+                where=where,
                 why="the difference would mix the models with the way they were asked",
-                fix="measure both with the same data, chat template, token limit and phrases",
+                fix=fix,
             )
     if {row.item for row in base.rows} != {row.item for row in other.rows}:
         raise SutureError(
             "E607",
             f"{base.suite}: the two measurements hold other items",
+            where=where,
             fix="measure both models on the same data file, with the same limit",
         )
+
+
+def _named(measurement: Measurement) -> str:
+    """The file of a measurement, else its model's folder."""
+    return measurement.file or str(measurement.model.get("path", "a measurement"))
+
+
+def _apart(one: object, two: object) -> str:
+    """The settings that differ, where there are any to be told."""
+    if not isinstance(one, dict) or not isinstance(two, dict):
+        return ": only one side names one" if None in (one, two) else ""
+    keys = [key for key in {**one, **two} if one.get(key) != two.get(key)]
+    told = [f"{key} {one.get(key)} and {two.get(key)}" for key in keys if "sha256" not in key]
+    return f" ({', '.join(told)})" if told else ""

@@ -159,6 +159,11 @@ def needed_n(
     return math.ceil(max(least, needed))
 
 
+def assumed(role: str) -> str:
+    """What `needed_n` takes to be true."""
+    return "nothing is truly lost" if role == "kept" else "the true gain is the one seen"
+
+
 def _number(text: str, whole: str, shape: str) -> float:
     try:
         return float(text)

@@ -25,13 +25,13 @@ from pydantic import Field
 
 from suture.config import FrozenConfig
 from suture.errors import SutureError
+from suture.methods.cache import Cache
 from suture.methods.common import MatrixScope, check_family, scoped_names
 from suture.methods.identify import ZeroPolicy
-from suture.methods.irr_cache import Cache
 from suture.methods.irr_edits import edits
-from suture.methods.irr_layers import in_order
 from suture.methods.irr_matrix import MatrixReport, Triple
 from suture.methods.irr_passes import importance_of, refusals_of
+from suture.methods.ordering import in_order
 from suture.methods.refusals import IsRefusal
 
 if TYPE_CHECKING:

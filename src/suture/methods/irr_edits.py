@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from suture.lazy import torch
-from suture.methods.irr_cache import Cache
+from suture.methods.cache import Cache
 from suture.methods.irr_layers import Moments, sweeps_in, unpacked
 from suture.methods.irr_matrix import Evidence, MatrixReport, Triple, edit_tensor
 from suture.methods.irr_passes import blocks, kept_moments

@@ -1,20 +1,17 @@
-"""What IRR holds while it goes through a model: moments per input, one block, results in order."""
+"""What IRR holds while it goes through a model: moments per input, and one block."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suture.errors import SutureError
 from suture.lazy import torch
-from suture.methods.irr_cache import Stored, rows_hash
+from suture.methods.cache import Stored
 from suture.methods.irr_matrix import working_dtype
 
 if TYPE_CHECKING:
-    from suture.checkpoint import TensorEdit, TensorSource
-    from suture.data import Pair
+    from suture.checkpoint import TensorSource
     from suture.inference import BlockStream, LoadedModel
     from suture.inference.matrices import Matrix
     from suture.inference.spool import Spool
@@ -84,25 +81,6 @@ def exact_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def identity(
-    source: TensorSource, rows: Sequence[Pair], options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a forward pass of `source` over `rows` depends on."""
-    from suture.data import ChatTemplate
-    from suture.versions import versions
-
-    return {
-        "model": source.fingerprint(),
-        "template": ChatTemplate.from_folder(
-            source.path, override=options["chat_template"]
-        ).fingerprint,
-        "rows": rows_hash(rows),
-        "device": options["device"],
-        "dtype": options["dtype"],
-        "libraries": versions(),
-    }
-
-
 def whole_or_streamed(source: TensorSource, options: dict[str, Any]) -> LoadedModel:
     """Replies come token by token, so a model that half of the memory can hold is loaded."""
     from suture.inference import load, open_streamed
@@ -129,39 +107,3 @@ class Spooled(Mapping[str, "torch.Tensor"]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def in_order(
-    names: Sequence[str], results: Iterator[TensorEdit], folder: Path | None = None
-) -> Iterator[TensorEdit]:
-    """Checkpoint order: layers may be stored as 0, 1, 10, 2; early results wait for their turn, in
-    `folder` or TMPDIR where they are many.
-
-    Raises SutureError E406 when the results end before every name had its edit, or hold another.
-    """
-    from suture.checkpoint import TensorEdit
-    from suture.inference.spool import Spool
-
-    waiting = Spool(folder)
-    turn = iter(names)
-    wanted = next(turn, None)
-    for edit in results:
-        if edit.name == wanted:
-            yield edit
-            wanted = next(turn, None)
-        else:
-            waiting.put(edit.name, edit.value)
-        while wanted is not None and wanted in waiting:
-            yield TensorEdit(wanted, waiting.take(wanted))
-            wanted = next(turn, None)
-    left = next(iter(waiting), None)
-    if wanted is not None or left is not None:
-        raise SutureError(
-            "E406",
-            "no decoder layer edits this matrix"
-            if wanted is not None
-            else "an edit of a matrix that is not in scope, or the second of one that is",
-            where=wanted or str(left),
-            why="a model with some of its matrices left out would pass for the edited one",
-            fix="use --scope qv, or a method that works on any tensor (resta, task-arithmetic)",
-        )

@@ -1,6 +1,6 @@
 """What IRR measures: refusals and importance at the aligned model, inputs at the tuned one.
 
-Each by a pass that goes block by block; each from the cache where it holds the same (irr_cache.py).
+Each by a pass that goes block by block; each from the cache where it holds the same (cache.py).
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from suture.lazy import torch
-from suture.methods.irr_cache import Cache, Stored, rows_hash
+from suture.methods.cache import Cache, Stored, identity, rows_hash
 from suture.methods.irr_layers import (
     Layer,
     Moments,
     Spooled,
     exact_device,
-    identity,
     moments_of,
     sweeps_in,
     whole_or_streamed,

@@ -37,7 +37,7 @@ from suture.config import FrozenConfig
 from suture.errors import SutureError
 from suture.lazy import torch
 from suture.methods.common import MatrixScope, check_family, check_finite, edits, scoped_names
-from suture.methods.irr_layers import in_order as _in_order
+from suture.methods.ordering import in_order as _in_order
 from suture.methods.recalibrate import Problem, SecondMoment, factor, sweep
 from suture.methods.refusals import IsRefusal, safety_refusals
 from suture.progress import note, track

@@ -21,7 +21,7 @@ norms and the head stay those of θ (inferred: SNIP ranks linear layers).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -31,11 +31,12 @@ from suture.checkpoint import TensorEdit
 from suture.config import FrozenConfig
 from suture.errors import SutureError
 from suture.lazy import torch
+from suture.methods.cache import Cache, Under, identity
 from suture.methods.common import MatrixScope, check_finite, scoped_names
-from suture.methods.irr_cache import Cache, Under
-from suture.methods.irr_layers import identity
+from suture.methods.patching_sides import check_sides
 from suture.methods.snip import SnipText
 from suture.methods.thresholds import Selection, select, share_of
+from suture.progress import note
 from suture.rng import attained, bernoulli
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ Importance = Mapping[str, "torch.Tensor"]  # matrix → one number per entry, sh
 
 @dataclass(frozen=True)
 class PatchingReport:
-    """One matrix: its entries, those merged from either patch, those important to both."""
+    """One matrix: its entries, those merged from either patch, those important to both.
+
+    `taken`: from one patch or the other. `rounded`: of these, steps that are lost when the result
+    is rounded to the matrix's dtype.
+    """
 
     name: str
     entries: int
@@ -57,6 +62,7 @@ class PatchingReport:
     over_safety: int
     shared: int
     taken: int
+    rounded: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -127,15 +133,19 @@ class SafePatching(FrozenConfig):
         Memory: one model at a time, and two float32 numbers per entry in scope.
 
         Raises SutureError E408 without rows, E409 for importance that lacks matrices, E413 for
-        models that `base` does not differ from, and those of layouts, data and loading.
+        models that `base` does not differ from, E572 for sides that are swapped or the same, and
+        those of layouts, data and loading.
         """
         from suture.checkpoint import compare_layouts
 
         for name, model in (("ascended", ascended), ("descended", descended)):
             compare_layouts(base, model, names=("base", name))
+        names = scoped_names(base, self.scope)
+        if self.patches == "both":
+            check_sides(ascended, descended, names, harmful)
         if self.merge in ("task-arithmetic", "ties"):
             return self._whole(base, [ascended, descended])
-        names = scoped_names(base, self.scope)
+        self._note_rates()
         if importance is None and not harmful:
             raise SutureError(
                 "E408",
@@ -168,7 +178,8 @@ class SafePatching(FrozenConfig):
                 result = theta.float().add_(step).to(theta.dtype)
                 check_finite(name, result)
                 if report is not None:
-                    report.append(row)
+                    lost = int(((step != 0) & (result == theta)).sum())
+                    report.append(replace(row, rounded=lost))
                 yield TensorEdit(name, result)
             self._check_changed(changed)
 
@@ -192,10 +203,10 @@ class SafePatching(FrozenConfig):
         kept = [self._kept(S, O, f"{key}\0safety"), self._kept(O, S, f"{key}\0over-safety")]
         scales = [self.safety_scale, self.over_safety_scale]
         step = torch.zeros_like(safety, dtype=torch.float32)
-        for index, patch in enumerate((safety, over_safety)):
-            if self.patches == ("over-safety", "safety")[index]:
+        grown = 1.0 / attained(self.retain) if self.rescale and self.retain else 1.0
+        for index, (side, patch) in enumerate(zip(_SIDES, (safety, over_safety), strict=True)):
+            if self.patches not in ("both", side):
                 kept[index] = torch.zeros_like(S)
-            grown = 1.0 / attained(self.retain) if self.rescale and self.retain else 1.0
             step += (patch.float() * kept[index]).mul_(scales[index] * grown)
         counts = [int(mask.sum()) for mask in (*kept, S & O, kept[0] | kept[1])]
         return step, PatchingReport(key, S.numel(), *counts)
@@ -284,11 +295,18 @@ class SafePatching(FrozenConfig):
         rows = list(harmful)[: self.snip_rows]
         return sensitivity(lm, rows, names, text=self.snip_loss, max_tokens=self.snip_tokens)
 
+    def _note_rates(self) -> None:
+        """Say where a knob decides nothing."""
+        most = max(self.top_safety, self.top_over_safety)
+        if self.reading == "B" and self.merge == "difference" and self.retain < most:
+            note(
+                f"retain {self.retain:g} is below the share important to a patch ({most:g}): "
+                "more than p is kept, nothing of it at random; raise retain, or lower the shares"
+            )
+
     def _check_changed(self, changed: Sequence[int]) -> None:
         """E413 where a model that is merged has the base's matrices."""
-        for name, part, count in zip(
-            ("ascended", "descended"), ("safety", "over-safety"), changed, strict=True
-        ):
+        for name, part, count in zip(("ascended", "descended"), _SIDES, changed, strict=True):
             if not count and self.patches in ("both", part):
                 raise SutureError(
                     "E413",
@@ -304,7 +322,7 @@ class SafePatching(FrozenConfig):
 
         scales = [self.safety_scale, self.over_safety_scale]
         if self.patches != "both":
-            place = ("safety", "over-safety").index(self.patches)
+            place = _SIDES.index(self.patches)
             models, scales = [models[place]], [scales[place]]
         weight = tuple(scales)
         if self.merge == "task-arithmetic":

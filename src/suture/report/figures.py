@@ -143,6 +143,19 @@ def count(value: object) -> str:
     return DASH if value is None else f"{int(value):,}".replace(",", "\u202f")
 
 
+def own_page(path: object) -> bool:
+    """Whether a link to `path` stays in the folder of the page: a setting's own report."""
+    return re.fullmatch(r"settings/[A-Za-z0-9][\w.-]*/report\.html", str(path)) is not None
+
+
+def settling(row: Mapping[str, Any], needed: object) -> str:
+    """How many items would settle a row of the ledger, and what that assumes."""
+    from suture.ledger import assumed
+
+    told = assumed(str(row.get("role")))
+    return f"n ≈ {count(needed)} would settle it 4 times in 5, if {told}"
+
+
 def size(nbytes: object) -> str:
     """Bytes in decimal units."""
     value = finite(nbytes)

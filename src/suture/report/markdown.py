@@ -53,7 +53,7 @@ def ledger_table(facts: ReportFacts) -> str:
         rows.append(
             [
                 f"{figures.glyph(verdict)} {markdown(verdict)}"
-                + (f" (n ≈ {figures.count(needed)} would settle it)" if open_row else ""),
+                + (f" ({figures.settling(row, needed)})" if open_row and needed else ""),
                 f"{markdown(row.get('suite'))}.{markdown(row.get('metric'))} "
                 f"({markdown(row.get('role'))}, {markdown(row.get('better'))} is better)",
                 figures.count(row.get("n")),

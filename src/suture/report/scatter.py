@@ -136,6 +136,13 @@ def tradeoff(
     caption = label(0, 14, f"{y_label} ({better_y} is better)", anchor="start", css="name")
     foot = label(95, _HEIGHT + 76, f"{x_label} ({better_x} is better)", anchor="end", css="name")
     key, tall = legend(names, _HEIGHT + 100)
+    for name, limit in ((x_label, x_limit), (y_label, y_limit)):
+        if limit is not None:
+            top = _HEIGHT + 100 + tall
+            key += f'<line x1="0" x2="18" y1="{top}" y2="{top}" class="gate"/>'
+            told = f"constraint on {name}: {tick(limit, as_percent)}"
+            key += f'<text x="22" y="{top + 4}">{text(told)}</text>'
+            tall += 22
     return frame(title, words, caption + plot + foot + key, height=_HEIGHT + 100 + tall)
 
 
@@ -188,7 +195,8 @@ def _steps(front: Sequence[Point], at: At, better_x: Direction) -> list[str]:
 
 
 def _labels(points: Sequence[Point], chosen: Sequence[Point], at: At) -> list[str]:
-    """Labels of chosen and picked points, each at the first place around it that is free."""
+    """Labels of chosen and picked points, each at the first place around it that is free; far off
+    with a line to the point, and where nothing is free none (the table has all numbers)."""
     taken = [(at(p.x, p.y)[0] * _NOMINAL / 100, at(p.x, p.y)[1], 14.0, 14.0) for p in points]
     drawn = []
     for point in points:
@@ -200,11 +208,14 @@ def _labels(points: Sequence[Point], chosen: Sequence[Point], at: At) -> list[st
             shift = {"start": wide / 2, "end": -wide / 2, "middle": 0.0}[anchor]
             box = (x * _NOMINAL / 100 + dx + shift, y + dy - 4, wide, 15.0)
             inside = wide / 2 <= box[0] <= _NOMINAL * 1.06 - wide / 2
+            inside = inside and -12 <= box[1] <= _HEIGHT - 4
             if inside and not any(_overlap(box, other) for other in taken):
                 break
         else:
-            dx, dy, anchor = _PLACES[0]
-            box = (x * _NOMINAL / 100 + dx + wide / 2, y + dy - 4, wide, 15.0)
+            continue
+        if abs(dy) > _NEAR:
+            end = y + dy + (2 if dy < 0 else -11)
+            drawn.append(line(x, y, x, end, 'class="rule"'))
         taken.append(box)
         drawn.append(
             f'<text x="{x:.2f}%" dx="{dx}" y="{y + dy:.1f}" text-anchor="{anchor}" '
@@ -226,7 +237,14 @@ _PLACES = (  # the diagonals first: bars run along the axes
     (-9, -24, "end"),
     (9, 34, "start"),
     (-9, 34, "end"),
+    *(
+        (side * 4, sign * far + 4, anchor)
+        for far in range(40, 125, 14)
+        for sign in (-1, 1)
+        for side, anchor in ((1, "start"), (-1, "end"))
+    ),
 )
+_NEAR = 34  # pixels within which a label is seen to be its point's
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suture.data import AnsweredPair, read_jsonl, sha256_file
-from suture.errors import SutureError
+from suture.errors import SutureError, some
 from suture.methods.safe_patching import SafePatching
 from suture.runs.continual_recipe import (
     Approach,
@@ -85,7 +85,20 @@ class _Steps:
                     patches.append(patch)
                     model = self.patched(self.source, patches)
                 found[name].append({**self.measure(place, model), "changed": changed})
-        return facts_of(self.recipe.name, categories, base, found)
+        facts = facts_of(self.recipe.name, categories, base, found)
+        return {**facts, "notes": [] if base["categories"] else [self._unmatched()]}
+
+    def _unmatched(self) -> str:
+        """Why nothing is told by category."""
+        there = {
+            label: sorted({c for i in spec.items(label) if (c := getattr(i, "category", None))})
+            for label, spec in self.recipe.suites.items()
+        }
+        named = [f"{label} has {some(found)}" for label, found in there.items() if found]
+        return (
+            "No item of a suite is of a category of the rows, so nothing is told by category. The "
+            f"rows have {some(list(self.rows))}; {'; '.join(named) or 'no suite has categories'}."
+        )
 
     def step(self, place: str, approach: Approach, category: str, source: TensorSource) -> Path:
         """The patch of one step on `source`, the model so far."""
@@ -164,15 +177,19 @@ class _Steps:
         }
 
         def derived() -> dict[str, Any]:
-            edits = method.derive(
-                base=source,
-                ascended=models["ascended"],
-                descended=models["descended"],
-                harmful=read_jsonl(rows, AnsweredPair),
-                device=self.recipe.device,
-                chat_template=self.recipe.chat_template,
+            edits = (
+                method.derive(
+                    base=source,
+                    ascended=models["ascended"],
+                    descended=models["descended"],
+                    harmful=read_jsonl(rows, AnsweredPair),
+                    device=self.recipe.device,
+                    chat_template=self.recipe.chat_template,
+                )
+                if there
+                else ()
             )
-            drain(edits if there else (), [PatchWriter(source, out / "patch", provenance)])
+            drain(edits, [PatchWriter(source, out / "patch", provenance)])
             return {}
 
         self.home.stage(
@@ -188,12 +205,12 @@ class _Steps:
         )
 
     def measure(self, place: str, source: TensorSource) -> dict[str, Any]:
-        """Every suite on one model: metrics, and the first metric by category."""
+        """Every suite on one model: metrics, those by category, the first of each with interval."""
         from suture.inference import load
-        from suture.ledger import Measurement
+        from suture.ledger import Measurement, interval_of, stands_on
 
         lm: list[Any] = []
-        found: dict[str, Any] = {"metrics": {}, "categories": {}, "better": {}}
+        found: dict[str, Any] = {"metrics": {}, "categories": {}, "better": {}, "main": {}}
         for label, spec in self.recipe.suites.items():
             file = f"{place}/{label}.json"
             out = self.home.path / file
@@ -221,6 +238,13 @@ class _Steps:
             found["metrics"] |= {f"{label}.{k}": v for k, v in measured.metrics.items()}
             found["better"] |= {f"{label}.{k}": v for k, v in measured.better.items()}
             found["categories"] |= category_scores(label, measured, items, list(self.rows))
+            if main := next(iter(measured.metrics), None):
+                ends = interval_of(measured, main)
+                found["main"][f"{label}.{main}"] = {
+                    "value": measured.metrics[main],
+                    "ci95": None if ends is None else list(ends),
+                    "n": stands_on(measured, main),
+                }
         return found
 
     def patched(self, source: TensorSource, patches: Sequence[Path]) -> TensorSource:

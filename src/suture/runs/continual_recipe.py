@@ -14,7 +14,15 @@ from suture.data import AnsweredPair
 from suture.errors import SutureError, nearest
 from suture.methods.safe_patching import SafePatching
 from suture.runs.named import named_paths, rooted, rooted_option
-from suture.runs.recipe import DataSpec, ModelSpec, Resolver, SuiteSpec, check_judges
+from suture.runs.recipe import (
+    DataSpec,
+    ModelSpec,
+    Resolver,
+    SuiteSpec,
+    check_judges,
+    check_suite_keys,
+    limited,
+)
 from suture.training.loop import TrainConfig
 from suture.training.objectives import GradientAscent, ObjectiveConfig
 
@@ -67,6 +75,7 @@ class ContinualRecipe(FrozenConfig):
             return {key: value} if isinstance(value, str | Path) else value
         if not isinstance(value, Mapping):
             return value
+        check_suite_keys(value)
         return {
             name: {key: spec} if isinstance(spec, str) else ({} if spec is None else spec)
             for name, spec in value.items()
@@ -87,10 +96,15 @@ def is_continual(path: str | Path) -> bool:
 
 
 def read_continual(
-    path: str | Path, overrides: Sequence[str] = (), *, resolve: Resolver | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    resolve: Resolver | None = None,
+    limit: int | None = None,
 ) -> ContinualRecipe:
     """Read and check a recipe; its paths are relative to the file, those of `--set` to where you
-    stand. Errors: E701-E705 as for every recipe, E721 for what is not there."""
+    stand. `limit`: of every suite, for a trial. Errors: E701-E705 as for every recipe, E721 for
+    what is not there."""
     path = Path(path)
     values = _rooted(read_yaml(path), path.resolve().parent, resolve)
     values = _rooted(override(values, overrides), Path.cwd(), resolve)
@@ -105,7 +119,7 @@ def read_continual(
                 "E721", f"there is no {place}", where=str(path), fix="correct the path, or --set it"
             )
     check_judges(recipe.suites, path, {})
-    return recipe
+    return recipe.model_copy(update={"suites": limited(recipe.suites, limit)})
 
 
 def by_category(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suture.config import named_options
+from suture.report import figures
 from suture.runs.recipe import SuiteSpec
 
 if TYPE_CHECKING:
@@ -43,23 +44,34 @@ def extra_of(label: str, spec: SuiteSpec, items: int, new: int, base: TensorSour
 
         name, options = named_options(spec.decoding)
         decoding = load_decoding(spec.decoding)
-        passes *= sum(decoding.heard(step) for step in range(new)) / new
+        heard = sum(decoding.heard(step) for step in range(new)) / new
+        passes *= heard
         expert = options.get("expert") or options.get("augmented")
-        told.append(f"decoding {name}" + (f" with {Path(expert).name}" if expert else ""))
-        memory += _WIDTH * _parameters(expert, base) if expert else 0
+        brings = _WIDTH * _parameters(expert, base) if expert else 0
+        told.append(
+            f"decoding {name}"
+            + (f" with {Path(expert).name}, {figures.size(brings)}" if expert else "")
+            + f": {heard:.2g} passes per token"
+        )
+        memory += brings
     if spec.judge is not None:
         name, options = named_options(spec.judge)
         model = options.get("model")
+        # against another model's replies: a grade, and the pair in both orders
+        asked = items * (1 if getattr(suite, "against", None) is None else 3)
+        calls = f"{asked} calls for each model"
         if name == "endpoint":
-            told.append(f"judge {model}: prompts and replies are sent to {options.get('url')}")
+            url = options.get("url")
+            told.append(f"judge {model}: {calls}; prompts and replies are sent to {url}")
+        elif name in ("chat", "classifier") and model is not None:
+            parameters = _parameters(model, None)
+            memory += _WIDTH * parameters
+            says = getattr(load_judge(spec.judge, asked_for(suite)), "limit", 0)
+            products += 2.0 * parameters * asked * (_ASKED + new + says / _DECODE_SHARE)
+            needs = figures.size(_WIDTH * parameters)
+            told.append(f"judge {name} {Path(str(model)).name}: {calls}, {needs} of memory")
         else:
             told.append(f"judge {name}" + (f" {Path(str(model)).name}" if model else ""))
-        if name in ("chat", "classifier") and model is not None:
-            size = _parameters(model, None)
-            memory += _WIDTH * size
-            says = getattr(load_judge(spec.judge, asked_for(suite)), "limit", 0)
-            asked = items * (1 if getattr(suite, "against", None) is None else 3)
-            products += 2.0 * size * asked * (_ASKED + new + says / _DECODE_SHARE)
     return Extra("; ".join(told), passes, memory, products)
 
 

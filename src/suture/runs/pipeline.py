@@ -111,6 +111,11 @@ class Stages:
         self.loaded: dict[str, LoadedModel] = {}
         self.libraries = versions()
 
+    def share(self, other: Stages) -> None:
+        """Go on with the models that `other` has opened, checked and loaded."""
+        self.sources, self.fingerprints = other.sources, other.fingerprints
+        self.loaded = other.loaded
+
     def everything(self) -> tuple[Ledger, Path]:
         """All stages; the ledger and the path of report.html."""
         recipe = self.recipe
@@ -171,7 +176,8 @@ class Stages:
             )
             measured.append(with_replies(self.home.path / file))
         before = self.fingerprints[self.recipe.before]
-        self.loaded = {key: lm for key, lm in self.loaded.items() if key == before}
+        for key in self.loaded.keys() - {before}:
+            del self.loaded[key]  # in place: stages of other folders may share it
         return measured
 
     def derive(self) -> None:

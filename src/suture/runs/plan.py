@@ -134,9 +134,12 @@ def extras_of(
 
 def about(source: TensorSource) -> dict[str, Any]:
     """What `plan` shows of a model."""
-    patches = getattr(source, "patches", ())
+    adapter = getattr(source, "adapter_path", None)
+    parts = [str(source.path)]
+    parts += [f"adapter {adapter.name}"] if adapter is not None else []
+    parts += [f"patch {patch.path.name}" for patch in getattr(source, "patches", ())]
     return {
-        "path": " + ".join([str(source.path), *(f"patch {p.path.name}" for p in patches)]),
+        "path": " + ".join(parts),
         "architecture": (source.config.get("architectures") or ["?"])[0],
         "parameters": numel(source, source.tensors),
         "bytes": sum(info.nbytes for info in source.tensors.values()),

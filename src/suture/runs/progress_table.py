@@ -71,6 +71,7 @@ def facts_of(
                     "changed": s["changed"],
                     "metrics": s["metrics"],
                     "categories": s["categories"],
+                    "main": s.get("main", {}),
                 }
                 for category, s in zip(categories, steps, strict=True)
             ],
@@ -83,7 +84,7 @@ def facts_of(
         "name": name,
         "categories": list(categories),
         "better": dict(base["better"]),
-        "base": {"metrics": base["metrics"], "categories": base["categories"]},
+        "base": {key: base.get(key, {}) for key in ("metrics", "categories", "main")},
         "approaches": found,
     }
 
@@ -112,4 +113,26 @@ def markdown(facts: Mapping[str, Any]) -> str:
             lost = found["mean_forgetting"]
             cells = [f"{lost[m]:.3f}" if m in lost else "–" for m in graded]
             lines.append("| " + " | ".join([name, *cells]) + " |")
+    lines += [line for note in facts.get("notes", ()) for line in ("", note)]
     return "\n".join(lines) + "\n"
+
+
+def main_rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table for a terminal: the first metric of each suite, with intervals."""
+    metrics = facts["base"]["main"]
+
+    def shown(main: Mapping[str, Any]) -> list[str]:
+        cells = []
+        for metric in metrics:
+            ends = main[metric]["ci95"]
+            around = "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+            cells.append(f"{main[metric]['value']:.3f}{around}")
+        return cells
+
+    head = ["approach", "after", *(f"{name}, {about['n']}" for name, about in metrics.items())]
+    rows = [["before", "", *shown(metrics)]]
+    for name, found in facts["approaches"].items():
+        for number, step in enumerate(found["steps"], 1):
+            note = "" if step["changed"] else " (nothing changed)"
+            rows.append([name, f"{number} {step['category']}{note}", *shown(step["main"])])
+    return head, rows

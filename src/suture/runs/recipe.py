@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from suture.config import FrozenConfig, key_lines, override, read_yaml
-from suture.errors import SutureError, nearest
+from suture.errors import SutureError, nearest, spelt
 from suture.ledger import Role, roles_hash
 from suture.runs.binding import inputs_of, missing
 from suture.runs.named import Named, named_paths, rooted, rooted_option
@@ -44,7 +44,10 @@ class SuiteSpec(FrozenConfig):
     suite: str | None = Field(None, description="which suite; default: the key itself")
     data: tuple[Path, ...] | None = Field(None, description="JSONL rows; default: the suite's own")
     limit: int | None = Field(
-        None, ge=1, description="at most so many items, spread evenly (over-refusal: of each kind)"
+        None,
+        ge=1,
+        description="at most so many items, spread evenly; over-refusal: of each kind, safety: "
+        "requests, whatever the templates, open-ended: questions",
     )
     max_new_tokens: int | None = Field(None, ge=1, description="default: the suite's own")
     options: dict[str, Any] | None = Field(None, description="of the suite, such as shots: 5")
@@ -72,10 +75,39 @@ class SuiteSpec(FrozenConfig):
         return [value] if isinstance(value, str | Path) else value
 
 
+def check_suite_keys(suites: Mapping[Any, Any]) -> None:
+    """ValueError for a key that SuiteSpec does not know and the suite does, as an option."""
+    from suture.suites import available, load_suite
+
+    for label, spec in suites.items():
+        if not isinstance(spec, Mapping):
+            continue
+        name = str(spec.get("suite") or label)
+        for key in spec.keys() - SuiteSpec.model_fields.keys():
+            if name.replace("_", "-") not in available():
+                continue
+            try:
+                load_suite(name, {key: spec[key]})
+            except SutureError as error:
+                if error.code in ("E701", "E529"):
+                    continue
+            raise ValueError(
+                f"'{key}' is an option of the suite {name}: "
+                f"write it under `options:`, as suites.{label}.options.{key}"
+            )
+
+
 class MethodSpec(FrozenConfig, extra="allow"):
     """The method's name; every other key belongs to the method's own config."""
 
     name: str
+
+    @field_validator("name")
+    @classmethod
+    def _as_we_spell_it(cls, value: str) -> str:
+        from suture.methods import METHODS
+
+        return spelt(value, METHODS)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -112,6 +144,8 @@ class Recipe(FrozenConfig):
         """`tuned: DIR` for `tuned: {path: DIR}`, `safety: FILE` for `{file: FILE}`, `safety:`."""
         if not isinstance(value, Mapping):
             return value
+        if info.field_name == "suites":
+            check_suite_keys(value)
         key = {"models": "path", "data": "file", "suites": "data"}[info.field_name]
         return {
             name: {key: spec} if isinstance(spec, str | Path) else ({} if spec is None else spec)
@@ -147,11 +181,28 @@ class Recipe(FrozenConfig):
         return _method(self.method, where, None)
 
 
+def limited(suites: Mapping[str, SuiteSpec], limit: int | None) -> dict[str, SuiteSpec]:
+    """The suites with at most `limit` items each: a trial. E702 for less than 1."""
+    if limit is None:
+        return dict(suites)
+    if limit < 1:
+        raise SutureError("E702", f"limit is {limit}", where="--limit", fix="give at least 1")
+    return {
+        label: spec.model_copy(update={"limit": min(limit, spec.limit or limit)})
+        for label, spec in suites.items()
+    }
+
+
 def read_recipe(
-    path: str | Path, overrides: Sequence[str] = (), *, resolve: Resolver | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    resolve: Resolver | None = None,
+    limit: int | None = None,
 ) -> Recipe:
     """Read and check a recipe file; paths in it are relative to the file.
 
+    `limit`: of every suite, for a trial.
     `overrides`: `method.removed=0.5` and the like; paths in them are relative to where you stand.
     `resolve`: turns `lab:NAME` into what it stands for. Raises SutureError E701/E702 (key or value,
     with file:line), E703-E705 (YAML), E720 (method), E721 (a file or folder that is not there),
@@ -165,7 +216,8 @@ def read_recipe(
             where=_line(path, lines, "sweep"),
             fix=f"suture sweep {path}, or take the section `sweep` out",
         )
-    return checked(values, Path(path), lines, resolve)
+    found = checked(values, Path(path), lines, resolve)
+    return found.model_copy(update={"suites": limited(found.suites, limit)})
 
 
 def read_values(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Lines]:
@@ -241,8 +293,8 @@ def _check_arguments(recipe: Recipe, method: Any, where: Path, lines: Any) -> No
 def _check_suites(recipe: Recipe, where: Path, lines: Any) -> None:
     from suture.suites import load_suite
 
-    metrics: dict[str, Any] = {}
-    unpaired: dict[str, Any] = {}
+    metrics: dict[str, Mapping[str, Any]] = {}
+    unpaired: dict[str, frozenset[str]] = {}
     for label, spec in recipe.suites.items():
         try:
             suite = load_suite(spec.suite or label, spec.options)
@@ -250,6 +302,11 @@ def _check_suites(recipe: Recipe, where: Path, lines: Any) -> None:
             unpaired[label] = getattr(suite, "unpaired", frozenset())
         except SutureError as error:
             error.where = _line(where, lines, "suites", label)
+            written = [name for name in recipe.suites if ("suites", name) in lines]
+            if error.code == "E520" and written and label not in written:
+                error.where = f"--set suites.{label}"
+                if close := nearest(label, written):
+                    error.fix = f"did you mean 'suites.{close}'?"
             raise
     for index, role in enumerate(recipe.roles):
         known = metrics[role.suite]
@@ -304,7 +361,8 @@ def _check_files(recipe: Recipe, where: Path, lines: Any) -> None:
     for at, path, folder in wanted:
         if path.is_dir() if folder else path.is_file():
             continue
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        above = path.parent.iterdir() if path.parent.is_dir() else ()
+        beside = [p.name for p in above if p.is_dir() == folder]
         close = nearest(path.name, beside)
         raise SutureError(
             "E721",

@@ -16,13 +16,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from suture.config import FrozenConfig
-from suture.errors import SutureError
+from suture.errors import SutureError, TooLongError
 from suture.ledger import Better, ReplyRow, Row
 
 if TYPE_CHECKING:
@@ -115,11 +116,21 @@ def ask(lm: LoadedModel, items: Sequence[Item], max_new_tokens: int) -> list[Rep
     """Greedy replies to the items' prompts, in order."""
     from suture.inference import generate
 
-    replies = generate(lm, [item.prompt for item in items], max_new_tokens=max_new_tokens)
+    with naming(items):
+        replies = generate(lm, [item.prompt for item in items], max_new_tokens=max_new_tokens)
     return [
         ReplyRow(item.id, item.prompt, reply.text, reply.ended, reply.tokens)
         for item, reply in zip(items, replies, strict=True)
     ]
+
+
+@contextmanager
+def naming(items: Sequence[Item]) -> Iterator[None]:
+    """An item that is too long for a model is called by its id (E506)."""
+    try:
+        yield
+    except TooLongError as error:
+        raise error.called(f"item '{items[error.row].id}'") from None
 
 
 def with_logprob(

@@ -31,6 +31,7 @@ class Drift:
     max_new_tokens = 32
     scorer: str | None = None
     needs_before = True
+    needs_model = True
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Prompt]:
         items = [item for file in files for item in read_jsonl(file, Prompt)]
@@ -60,6 +61,10 @@ class Drift:
             for item, value in zip(items, values, strict=True)
         ]
         return Answers(rows, replies)
+
+    def generates(self, items: list[Prompt]) -> bool:
+        """The before model replies; the model itself only reads."""
+        return False
 
     def score(
         self, items: list[Prompt], replies: Sequence[ReplyRow], scorer: Scorer | None = None

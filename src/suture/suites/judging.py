@@ -72,6 +72,13 @@ def check_judge(suite: Suite, judge: Judge | None) -> None:
     check_purpose(judge, purpose)
 
 
+def ready(judge: Judge) -> None:
+    """Find out before anything is asked whether the judge can answer: key, address, format."""
+    check = getattr(judge, "check", None)
+    if check is not None:
+        check()
+
+
 def judged(
     suite: Suite,
     items: Sequence[Any],

@@ -34,6 +34,7 @@ from suture.suites.common import (
     DATA,
     QUALITY,
     Answers,
+    naming,
     one_id_each,
     quality,
     thin,
@@ -126,6 +127,15 @@ class OpenEnded:
             for item, reply in zip(items, replies, strict=True)
         ]
 
+    def as_asked(self, item: Turn) -> dict[str, Any]:
+        """A turn, and the one before it, whose reply belongs into the conversation."""
+        question, _, turn = item.id.rpartition("/")
+        first = turn == "1"
+        return {
+            "prompt": item.prompt,
+            **({} if first else {"after": f"{question}/{int(turn) - 1}"}),
+        }
+
     def others(self, items: Sequence[Turn], judged: Sequence[JudgedRow] = ()) -> dict[str, str]:
         """The other model's reply to each item, from the file, or from what was judged before."""
         if self.against is None:
@@ -168,7 +178,8 @@ def _converse(lm: LoadedModel, items: Sequence[Turn], limit: int) -> list[ReplyR
         for item in now.values():
             turn = {"role": "user", "content": item.prompt}
             spoken.setdefault(item.question, []).append(turn)
-        said = converse(lm, [spoken[one] for one in now], max_new_tokens=limit)
+        with naming(list(now.values())):
+            said = converse(lm, [spoken[one] for one in now], max_new_tokens=limit)
         for item, reply in zip(now.values(), said, strict=True):
             spoken[item.question].append({"role": "assistant", "content": reply.text})
             found[item.id] = ReplyRow(item.id, item.prompt, reply.text, reply.ended, reply.tokens)

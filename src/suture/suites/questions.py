@@ -80,7 +80,10 @@ def _question(path: Path, number: int, raw: Raw, category: str) -> Question:
                 if values is None:
                     continue
             except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-                raise _strange(path, number, f"{type(error).__name__}: {error}") from None
+                said = (
+                    str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+                )
+                raise _strange(path, number, said) from None
             values.setdefault("category", raw.get("category") or raw.get("subject") or category)
             identity = raw.get("id", raw.get("ind", raw.get("idx")))
             values["id"] = f"{category}/{number}" if identity is None else str(identity)
@@ -93,7 +96,23 @@ def _question(path: Path, number: int, raw: Raw, category: str) -> Question:
 
 
 def _ours(raw: Raw) -> dict[str, Any]:
-    return {"prompt": raw["prompt"], "options": list(raw["options"]), "answer": int(raw["answer"])}
+    return {"prompt": raw["prompt"], "options": list(raw["options"]), "answer": _place(raw)}
+
+
+def _place(raw: Raw) -> int:
+    """The index of the right option: given as such, as a letter, or as the option's own text."""
+    given, options = raw["answer"], [str(one) for one in raw["options"]]
+    text = str(given).strip()
+    if not isinstance(given, str) or text.isdigit():
+        return int(given)
+    if options.count(text) == 1:
+        return options.index(text)
+    letter = text.strip("().").upper()
+    if len(letter) == 1 and letter in LETTERS[: len(options)]:
+        return LETTERS.index(letter)
+    raise ValueError(
+        f"answer {text!r} is no option: give its index from 0, its letter, or its text"
+    )
 
 
 def _ours_open(raw: Raw) -> dict[str, Any]:
@@ -206,7 +225,12 @@ _SHAPES: list[tuple[set[str], Callable[[Raw], dict[str, Any] | None]]] = [
 
 def _index(answer: Any) -> int:
     text = str(answer).strip()
-    return LETTERS.index(text) if len(text) == 1 and text in LETTERS else int(text)
+    letter = text.strip("().").upper()
+    if len(letter) == 1 and letter in LETTERS:
+        return LETTERS.index(letter)
+    if not text.lstrip("+-").isdigit():
+        raise ValueError(f"answer {text!r} is neither an index nor a letter")
+    return int(text)
 
 
 def file_rows(path: Path) -> Iterator[tuple[int, Raw]]:

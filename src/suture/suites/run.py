@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from suture.data import ChatTemplate
 from suture.errors import SutureError, nearest
 from suture.ledger import (
     Measurement,
@@ -25,9 +26,10 @@ from suture.ledger import (
     replies_path,
     replies_sha256,
 )
+from suture.progress import note
 from suture.suites import scorers
 from suture.suites.common import DATA, Suite, items_sha256, part_of
-from suture.suites.judging import check_judge, judged, scored_by
+from suture.suites.judging import check_judge, judged, ready, scored_by
 from suture.suites.scorers import Scorer
 from suture.versions import versions
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 # modules beside the suites that are none
 _NOT_SUITES = {"coherence", "common", "extraction", "forgetting", "importing", "jailbreaks"}
-_NOT_SUITES |= {"judges", "judging", "questions", "run", "scorers"}
+_NOT_SUITES |= {"judges", "judging", "prompts", "questions", "run", "scorers"}
 _BUILTIN = "builtin:"
 
 
@@ -84,6 +86,7 @@ def measure(
     judge: Judge | None = None,
     decoding: Decoding | None = None,
     cache: str | Path | None = None,
+    keep: str | Path | None = None,
 ) -> Measurement:
     """Run suite `name` on a model; returns its Measurement, the replies in `.replies`.
 
@@ -96,7 +99,9 @@ def measure(
 
     `options`: of the suite itself, such as shots or jailbreaks. `judge`: adds the outcomes of
     `suture.suites.judges` to each row. `decoding`: how the model's replies are made, a part of the
-    model as the ledger sees it. `cache`: folder of answers to keep and to look up.
+    model as the ledger sees it; where nothing is replied it changes nothing, and is not recorded.
+    `cache`: folder of answers to keep and to look up. `keep`: file that holds the measurement and
+    its replies before the judge reads them, so that a judge that fails loses nothing.
 
     Errors: E520 no such suite, E521 no before model, E522 replies that do not cover the items,
     E528 no model, E529 a suite without options, E537 a suite that no judge reads; those of the data
@@ -138,11 +143,16 @@ def measure(
         about["decoding"]["asked"] = {
             key: value for key, value in about["data"]["options"].items() if key not in unasked
         }
+    if judge is not None:
+        ready(judge)
     began = time.monotonic()
     if replies is not None:
         found = _in_order(_spoken(suite, items), load_replies(replies), Path(replies))
         about["model"] = _declared(source)
         about["decoding"] = {"declared": True}
+        if chat_template is not None:
+            template = ChatTemplate.from_folder(about["model"]["path"], chat_template)
+            about["template"] = {"fingerprint": template.fingerprint}
         rows = suite.score(items, found, scorer)
         rows, words = judged(suite, items, rows, found, judge, _others(suite, items))
         return _measurement(suite, rows, found, words, about, began)
@@ -156,7 +166,9 @@ def measure(
     kept = None if cache is None else _cache(cache, lm)
     lm = replace(lm, cache=kept) if kept is not None else lm
     plain = lm
-    if decoding is not None:
+    if decoding is not None and not _replied(suite, items):
+        note(f"--decoding changes nothing in {suite.name}: no model replies here")
+    elif decoding is not None:
         from suture.inference.decoding import decoded
 
         lm = decoded(lm, decoding)
@@ -184,7 +196,16 @@ def measure(
     if lm.decoding is not None:
         about["model"]["decoding"] = lm.decoding.identity
     about["template"] = {"fingerprint": lm.template.fingerprint}
-    rows, words = judged(suite, items, answers.rows, answers.replies, judge, answers.other)
+    if judge is not None and keep is not None:
+        unjudged = {**about, "scorer": scored_by(scorer, None)}
+        _measurement(suite, answers.rows, answers.replies, (), unjudged, began).save(keep)
+        note(f"the replies are saved in {keep}; the judge reads them now")
+    try:
+        rows, words = judged(suite, items, answers.rows, answers.replies, judge, answers.other)
+    except SutureError as error:
+        if keep is not None:
+            error = _kept(error, Path(keep))
+        raise error from None
     return _measurement(suite, rows, answers.replies, words, about, began)
 
 
@@ -350,6 +371,14 @@ def _again(scorer: Scorer | None, old: Measurement, rows: list[Row]) -> dict[str
     return found
 
 
+def _kept(error: SutureError, file: Path) -> SutureError:
+    """A judge's refusal that says where the replies are."""
+    onwards = file.with_name(f"{file.stem}.graded.json")
+    go_on = f"the replies are saved, go on with: suture score {file} -o {onwards} --judge ..."
+    fix = f"{error.fix}; {go_on}" if error.fix else go_on
+    return SutureError(error.code, error.what, where=error.where, why=error.why, fix=fix)
+
+
 def _undecoded(lm: LoadedModel) -> LoadedModel:
     """The same weights, answering for themselves."""
     return lm if lm.decoding is None else replace(lm, decoding=None)
@@ -385,6 +414,19 @@ def _spoken(suite: Suite, items: list[Any]) -> list[Any]:
     """The items that are replied to: all, unless the suite says which."""
     asked = getattr(suite, "replied_to", None)
     return items if asked is None else [item for item in items if asked(item)]
+
+
+def _replied(suite: Suite, items: list[Any]) -> bool:
+    """Whether the model measured replies to anything: of most suites it does."""
+    asked = getattr(suite, "generates", None)
+    return True if asked is None else bool(asked(items))
+
+
+def spoken_items(
+    suite: Suite, data: str | Path | Sequence[str | Path] | None, limit: int | None
+) -> list[Any]:
+    """The items of a suite that are replied to."""
+    return _spoken(suite, suite.read(_files(suite, data), limit))
 
 
 def _in_order(items: Sequence[Any], replies: Sequence[ReplyRow], path: Path) -> list[ReplyRow]:

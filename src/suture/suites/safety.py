@@ -7,7 +7,7 @@ quality columns (`suture.ledger.junk` enforces them) and the suite `over-refusal
 
 Options of the suite (`--set KEY=VALUE`): `jailbreaks`, names of templates or `all`, puts every
 request into each of them (`suture.suites.jailbreaks`; `none` is the bare request), `templates` is a
-file of other templates.
+file of other templates, all of which are used where no names are given.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ class Wrapping(FrozenConfig):
     jailbreaks: list[str] = Field(default=[], description="names of templates, or all")
     templates: Path = Field(FILE, description="the file they stand in")
 
+    @property
+    def names(self) -> list[str]:
+        """The templates in use: those named, else all of a file that was given."""
+        own = "templates" in self.model_fields_set and "jailbreaks" not in self.model_fields_set
+        return ["all"] if own else self.jailbreaks
+
 
 class Safety:
     """Items: `Prompt` rows. Metric: refusal_rate (1 or 0 per item), with the quality columns.
@@ -74,10 +80,8 @@ class Safety:
         items = [item for file in files for item in read_jsonl(file, Prompt)]
         one_id_each(items, files)
         items = thin(items, limit)
-        if not self.wrapping.jailbreaks:
-            return items
-        names = self.wrapping.jailbreaks
-        return wrapped(items, chosen(names, self.wrapping.templates))
+        names = self.wrapping.names
+        return wrapped(items, chosen(names, self.wrapping.templates)) if names else items
 
     def measure(
         self,

@@ -68,6 +68,7 @@ class Speed:
     scorer: str | None = None
     needs_before = False
     before_is_itself = True
+    needs_model = True
 
     def __init__(self, timing: Timing | None = None) -> None:
         self.timing = timing or Timing()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from suture.data import Choice, read_jsonl
 from suture.ledger import Better, ReplyRow, Row
-from suture.suites.common import DATA, Answers, ask, one_id_each, thin
+from suture.suites.common import DATA, Answers, ask, naming, one_id_each, thin
 
 if TYPE_CHECKING:
     from suture.inference import LoadedModel
@@ -51,9 +51,10 @@ class Task:
     ) -> Answers:
         from suture.inference import option_logprobs
 
-        likelihoods = option_logprobs(
-            lm, [item.prompt for item in items], [item.options for item in items]
-        )
+        with naming(items):
+            likelihoods = option_logprobs(
+                lm, [item.prompt for item in items], [item.options for item in items]
+            )
         replies = ask(lm, items, max_new_tokens)
         rows = [
             Row(

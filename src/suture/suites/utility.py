@@ -30,7 +30,7 @@ from pydantic import Field
 from suture.config import FrozenConfig
 from suture.errors import SutureError
 from suture.ledger import Better, ReplyRow, Row
-from suture.suites.common import Answers, one_id_each, thin
+from suture.suites.common import Answers, naming, one_id_each, thin
 from suture.suites.extraction import extract, normal_text, wanted
 from suture.suites.questions import LETTERS, Question, read_questions
 
@@ -101,15 +101,16 @@ class Utility:
                 fix="give --data FILE: a benchmark's file, or your own questions",
             )
         questions = [one for file in files for one in read_questions(file)]
-        shots = [one for file in self.asked.examples for one in read_questions(file)]
-        chosen: dict[str | None, list[Question]] = {}
-        for one in shots or questions:
-            chosen.setdefault(one.category, []).append(one)
-        if not shots:
-            used = {one.id for group in chosen.values() for one in group[: self.asked.shots]}
+        examples = [one for file in self.asked.examples for one in read_questions(file)]
+        by_category: dict[str | None, list[Question]] = {}
+        for one in examples or questions:
+            by_category.setdefault(one.category, []).append(one)
+        if not examples:
+            used = {one.id for group in by_category.values() for one in group[: self.asked.shots]}
             questions = [one for one in questions if one.id not in used]
         items = [
-            Asking(question=one, shots=tuple(self._shots(one, chosen, shots))) for one in questions
+            Asking(question=one, shots=tuple(self._examples_for(one, by_category, examples)))
+            for one in questions
         ]
         if not items:
             raise SutureError(
@@ -121,21 +122,22 @@ class Utility:
         one_id_each(items, files)
         return thin(items, limit)
 
-    def _shots(
+    def _examples_for(
         self,
-        one: Question,
-        chosen: Mapping[str | None, list[Question]],
-        shots: list[Question],
+        question: Question,
+        by_category: Mapping[str | None, list[Question]],
+        examples: list[Question],
     ) -> list[Question]:
-        wanted = self.asked.shots
-        near = chosen.get(one.category, [])
-        found = near if len(near) >= wanted else shots
-        found = [shot for shot in found if shot.prompt != one.prompt][:wanted]
-        if len(found) < wanted:
+        """Of the question's category where there are enough, else of all; never the question."""
+        count = self.asked.shots
+        own = by_category.get(question.category, [])
+        pool = own if len(own) >= count else examples
+        found = [one for one in pool if one.prompt != question.prompt][:count]
+        if len(found) < count:
             raise SutureError(
                 "E536",
-                f"{wanted} examples are asked for, there are {len(found)}",
-                where=f"question '{one.id}'",
+                f"{count} examples are asked for, there are {len(found)}",
+                where=f"question '{question.id}'",
                 fix="give more with --set examples=FILE, or fewer shots",
             )
         return found
@@ -151,8 +153,11 @@ class Utility:
     ) -> Answers:
         choice = [item for item in items if item.question.options]
         spoken = [item for item in items if not item.question.options]
-        scores = dict(zip((i.id for i in choice), self._likelihoods(lm, choice), strict=True))
-        replies = self._replies(lm, spoken, max_new_tokens) if spoken else []
+        with naming(choice):
+            likely = self._likelihoods(lm, choice)
+        scores = dict(zip((i.id for i in choice), likely, strict=True))
+        with naming(spoken):
+            replies = self._replies(lm, spoken, max_new_tokens) if spoken else []
         said = {reply.item: reply for reply in replies}
         rows = []
         for item in items:
@@ -171,6 +176,17 @@ class Utility:
             Row(item.id, _answered(item, reply), item.cluster)
             for item, reply in zip(items, replies, strict=True)
         ]
+
+    def generates(self, items: list[Asking]) -> bool:
+        """Open questions are replied to; options are only read."""
+        return any(not item.question.options for item in items)
+
+    def as_asked(self, item: Asking) -> dict[str, Any]:
+        """The prompt of an item, or, after solved examples, the turns of a chat."""
+        if self.asked.style == "plain":
+            return {"prompt": self._text(item)}
+        turns = self._turns(item)
+        return {"prompt": turns[-1]["content"], **({"messages": turns} if turns[1:] else {})}
 
     def _likelihoods(self, lm: LoadedModel, items: list[Asking]) -> list[list[Likelihood]]:
         from suture.inference.generation import conversation_ids

@@ -14,13 +14,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from suture.checkpoint import TensorEdit
 from suture.config import FrozenConfig, override, read_yaml
-from suture.data import AnsweredPair, ChatTemplate, Pair, Passage, encode, read_answered
+from suture.data import (
+    AnsweredPair,
+    ChatTemplate,
+    Pair,
+    Passage,
+    encode,
+    read_answered,
+    rows_sha256,
+)
 from suture.errors import SutureError
 from suture.lazy import torch
 from suture.training.batches import Example
@@ -44,12 +52,27 @@ class DataFile(FrozenConfig):
     repeat: int = Field(1, ge=1, description="times each row enters the training set")
     limit: int | None = Field(None, ge=1, description="only the first rows")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_path_alone(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str | Path) else value
+
+
+def _several(value: Any) -> Any:
+    """One file where a list of them may stand."""
+    return [value] if isinstance(value, str | Path | dict) else value
+
+
+DataFiles = Annotated[tuple[DataFile, ...], BeforeValidator(_several)]
+
 
 class TrainRecipe(FrozenConfig):
     """Everything that decides the result of `suture train`."""
 
     model: Path = Field(description="checkpoint folder to start from")
-    data: tuple[DataFile, ...] = Field(min_length=1)
+    data: DataFiles = Field(
+        min_length=1, description="rows to learn or to forget: a path, several, or with repeat"
+    )
     output: Path | None = Field(
         None, description="folder of the trained checkpoint, or of the LoRA adapter"
     )
@@ -61,8 +84,8 @@ class TrainRecipe(FrozenConfig):
     objective: ObjectiveConfig = Field(
         NextToken(), description="what is minimised: next-token, gradient-ascent, npo, ..."
     )
-    retain: tuple[DataFile, ...] = Field((), description="rows whose behaviour is to be kept")
-    dev: tuple[DataFile, ...] = Field(
+    retain: DataFiles = Field((), description="rows whose behaviour is to be kept")
+    dev: DataFiles = Field(
         (), description="rows not trained on; the epoch that answers them best is the result"
     )
     scope: Literal["model", "all", "qv"] = Field(
@@ -119,14 +142,26 @@ def training_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str
         if isinstance(values.get(key), str):
             values[key] = folder / values[key]
     for key in ("data", "retain", "dev"):
-        for part in values.get(key) or []:
-            if isinstance(part, dict) and isinstance(part.get("file"), str):
-                part["file"] = folder / part["file"]
+        if values.get(key) is not None:
+            values[key] = [_placed(part, folder) for part in _many(values[key])]
     objective = values.get("objective")
     for key in ("augmented", "cache"):
         if isinstance(objective, dict) and isinstance(objective.get(key), str):
             objective[key] = folder / objective[key]
     return override(values, overrides)
+
+
+def _many(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _placed(part: Any, folder: Path) -> Any:
+    """A data file of a recipe, its path below the recipe's folder."""
+    if isinstance(part, str):
+        return folder / part
+    if isinstance(part, dict) and isinstance(part.get("file"), str):
+        return {**part, "file": folder / part["file"]}
+    return part
 
 
 def run_recipe(
@@ -204,7 +239,11 @@ def run_recipe(
         if recipe.output:
             sinks.append(CheckpointWriter(source, recipe.output))
         if recipe.patch:
-            facts = {"method": "train", "config": recipe.model_dump(mode="json")}
+            facts = {
+                "method": "train",
+                "config": recipe.model_dump(mode="json"),
+                "rows_sha256": rows_sha256(row for _, row in data),
+            }
             writer = PatchWriter(source, recipe.patch, provenance=facts)
             sinks.append(writer)
         drain(edits_from(lm), sinks)

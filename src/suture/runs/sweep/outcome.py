@@ -12,6 +12,7 @@ from suture.ledger import estimate_difference
 from suture.ledger.pairing import paired
 from suture.report import figures
 from suture.runs.sweep.choose import Candidate, best_of, choose, full_name, parse_where
+from suture.runs.sweep.facts import Difference, Facts, Named, Reported, Scores, SettingFacts
 
 if TYPE_CHECKING:
     from suture.ledger import Better, Ledger, Measurement
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 FORMAT = "suture-sweep/1"
 FILE = "sweep.json"
-Facts = dict[str, Any]
 
 
 def measured_setting(
@@ -32,7 +32,7 @@ def measured_setting(
     junk: Mapping[str, str],
     patch: Mapping[str, Any],
     seconds: Mapping[str, float],
-) -> Facts:
+) -> SettingFacts:
     """One setting with its scores on the selection split. `junk`: suite -> what is wrong."""
     return {
         **_named(setting),
@@ -50,10 +50,11 @@ def measured_setting(
         "failed": None,
         "front": False,
         "report": None,
+        "against": {},
     }
 
 
-def failed_setting(setting: Setting, error: SutureError) -> Facts:
+def failed_setting(setting: Setting, error: SutureError) -> SettingFacts:
     """One that could not be derived."""
     return {
         **_named(setting),
@@ -64,10 +65,11 @@ def failed_setting(setting: Setting, error: SutureError) -> Facts:
         "failed": f"{error.code}: {error.what}",
         "front": False,
         "report": None,
+        "against": {},
     }
 
 
-def _named(setting: Setting) -> Facts:
+def _named(setting: Setting) -> Named:
     return {
         "number": setting.number,
         "key": setting.key,
@@ -83,7 +85,7 @@ def interesting(sweep: SweepRecipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*sweep.axes, *more]))
 
 
-def scores_of(measured: Sequence[Measurement]) -> dict[str, float]:
+def scores_of(measured: Sequence[Measurement]) -> Scores:
     """SUITE.METRIC -> mean."""
     return {
         f"{found.suite}.{metric}": value
@@ -123,7 +125,7 @@ def interval(
 
 def difference(
     base: Sequence[Measurement], other: Sequence[Measurement], metric: str, seed: int
-) -> Facts | None:
+) -> Difference | None:
     """The paired difference of `other` from `base`, + being better, as a ledger has it: metric,
     before, after, difference, ci95. None where there is none."""
     suite, column = metric.rsplit(".", 1)
@@ -170,7 +172,7 @@ def _selected(folder: Path, key: str) -> list[Measurement]:
 
 def facts_of(
     sweep: SweepRecipe,
-    rows: list[Facts],
+    rows: list[SettingFacts],
     before: Sequence[Measurement],
     reference: Sequence[Measurement],
     command: str | None,
@@ -223,7 +225,7 @@ def settle(facts: Facts) -> SutureError | None:
     return None
 
 
-def chosen(facts: Facts, where: str | None, best: str | None) -> Facts:
+def chosen(facts: Facts, where: str | None, best: str | None) -> SettingFacts:
     """The setting of `facts` that the constraints choose. Raises SutureError E737 to E739."""
     able, better = candidates(facts), facts["better"]
     if not able:
@@ -263,7 +265,7 @@ def asked_for(where: str | None, best: str | None) -> str:
     return ", then ".join(parts) or "best at everything"
 
 
-def reported(folder: Path, axes: Sequence[str], ledger: Ledger, seed: int) -> Facts:
+def reported(folder: Path, axes: Sequence[str], ledger: Ledger, seed: int) -> Reported:
     """The numbers of a setting's own run, on the report split."""
     from suture.report.folder import with_replies
 
@@ -271,15 +273,17 @@ def reported(folder: Path, axes: Sequence[str], ledger: Ledger, seed: int) -> Fa
         side: [with_replies(file) for file in sorted((folder / side).glob("*.json"))]
         for side in ("before", "after", "reference")
     }
-    return {
+    found: Reported = {
         "scores": scores_of(sides["after"]),
         "before": scores_of(sides["before"]),
-        **({"reference": scores_of(sides["reference"])} if sides["reference"] else {}),
         "n": counts_of(sides["after"]),
         "ci95": {m: interval(sides["before"], sides["after"], m, seed) for m in axes},
         "verdict": ledger.verdict,
         "exit_code": ledger.exit_code,
     }
+    if sides["reference"]:
+        found["reference"] = scores_of(sides["reference"])
+    return found
 
 
 def read_facts(folder: str | Path) -> Facts:

@@ -21,8 +21,9 @@ from suture.report import (
     figures,
     write_report,
 )
-from suture.runs.sweep.choose import Bound, parse_where
-from suture.runs.sweep.outcome import FILE, Facts, read_facts
+from suture.runs.sweep.choose import Bound, Side, parse_where
+from suture.runs.sweep.facts import Facts, Reported, SettingFacts
+from suture.runs.sweep.outcome import FILE, read_facts
 
 _MODELS = "model as it is"  # the series of landmarks
 
@@ -88,7 +89,7 @@ def sweep_facts(facts: Facts) -> SweepFacts:
             series=side,
             mark="",
             selection=_rows(facts, scores, {}),
-            reported=_rows(facts, told[0].get(side, {}), {}) if told else {},
+            reported=_rows(facts, _side(told[0], side), {}) if told else {},
         )
         for side, scores in facts["sides"].items()
     ]
@@ -102,7 +103,11 @@ def sweep_facts(facts: Facts) -> SweepFacts:
     )
 
 
-def _setting(facts: Facts, row: Facts) -> SweptSetting:
+def _side(told: Reported, side: Side) -> Mapping[str, float]:
+    return told["before"] if side == "before" else told.get("reference", {})
+
+
+def _setting(facts: Facts, row: SettingFacts) -> SweptSetting:
     chosen, found, told = row["key"] == facts["picked"], row["selection"], row["report"]
     several = len({one["method"] for one in facts["settings"]}) > 1
     return SweptSetting(

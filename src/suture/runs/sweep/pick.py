@@ -11,9 +11,9 @@ from suture.checkpoint.jsonfile import write_json
 from suture.errors import SutureError
 from suture.runs.folder import RunFolder
 from suture.runs.recipe import MethodSpec, Recipe
+from suture.runs.sweep.facts import Facts, SettingFacts
 from suture.runs.sweep.outcome import (
     FILE,
-    Facts,
     against_picked,
     asked_for,
     chosen,
@@ -61,7 +61,7 @@ def pick(
     return {**row, "axes": facts["axes"], "by": by, "recipe": str(out)}
 
 
-def recipe_text(folder: Path, facts: Facts, row: Facts, by: str, out: Path) -> str:
+def recipe_text(folder: Path, facts: Facts, row: SettingFacts, by: str, out: Path) -> str:
     """The recipe as YAML: what the sweep ran for this setting, and nothing else. Its header says
     where it comes from."""
     import yaml
@@ -70,9 +70,9 @@ def recipe_text(folder: Path, facts: Facts, row: Facts, by: str, out: Path) -> s
     values = recipe.model_dump(mode="json", exclude_defaults=True)
     values["method"] = {"name": row["method"], **row["knobs"]}
     run = folder / "settings" / row["key"]
-    told = ", ".join(
-        f"{metric} {row['selection']['scores'][metric]:.3f}" for metric in facts["axes"]
-    )
+    assert row["selection"] is not None  # whoever was chosen was measured
+    scores = row["selection"]["scores"]
+    told = ", ".join(f"{metric} {scores[metric]:.3f}" for metric in facts["axes"])
     quoted = shlex.quote(str(out))
     head = [
         f"{facts['title']}: setting {row['number']} of a sweep ({row['label']}).",
@@ -100,14 +100,14 @@ def setting_recipe(folder: Path, row: Mapping[str, Any]) -> Recipe:
     return recipe.model_copy(update={"method": spec})
 
 
-def _named(facts: Facts, setting: str) -> Facts:
+def _named(facts: Facts, setting: str) -> SettingFacts:
     for row in facts["settings"]:
         if setting in (str(row["number"]), row["key"]):
             if row["selection"] is None:
                 raise SutureError(
                     "E740", f"setting {setting} could not be derived", where=row["failed"]
                 )
-            return dict(row)
+            return row
     raise SutureError(
         "E740",
         f"there is no setting '{setting}'",

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from suture.checkpoint.jsonfile import write_json
@@ -27,12 +28,14 @@ from suture.ledger.junk import degenerate_suites
 from suture.progress import note
 from suture.runs.folder import RunFolder
 from suture.runs.pipeline import Stages
+from suture.runs.sweep.facts import Facts, SettingFacts
 from suture.runs.sweep.outcome import (
     against_picked,
     facts_of,
     failed_setting,
     measured_setting,
     reported,
+    scores_of,
     settle,
 )
 from suture.runs.sweep.page import write_page
@@ -52,7 +55,7 @@ class SweepOutcome:
     constraints chose nothing, if there are any."""
 
     folder: Path
-    facts: dict[str, Any]
+    facts: Facts
     report: Path
     error: SutureError | None
     wall: float
@@ -113,7 +116,7 @@ class _Work:
         self.reference: list[Measurement] = []
         self.runs: dict[str, _SettingRun] = {}
         self.failed: dict[str, SutureError] = {}
-        self.measured: dict[str, dict[str, Any]] = {}
+        self.measured: dict[str, SettingFacts] = {}
 
     def baseline(self) -> None:
         """The models as they are, on the selection split."""
@@ -136,7 +139,7 @@ class _Work:
         clock = _Clock("derived", len(settings))
         for setting in settings:
             note(f"setting {setting.number} of {len(settings)}: {_name(setting)}")
-            run = _SettingRun(self, setting)
+            run = self._run_of(setting)
             self.runs[setting.key] = run
             try:
                 with self.home.lock("deriving", wait=True), run.home.lock(wait=True):
@@ -166,18 +169,20 @@ class _Work:
             for setting in left:
                 try:
                     with self.runs[setting.key].home.lock("measuring", wait=wait):
-                        self._measure(setting)
+                        fresh = self._measure(setting)
                 except SutureError as error:
                     if error.code != "E726" or wait:
                         raise
                     waiting.append(setting)
                     continue
-                clock.done(not all(stage.reused for stage in self.chosen_by.home.finished))
+                clock.done(fresh)
         self.chosen_by.loaded.clear()
 
-    def _measure(self, setting: Setting) -> None:
-        run, stages, recipe = self.runs[setting.key], self.chosen_by, self.sweep.selection
-        stages.home = RunFolder.open(run.home.path / "selection")
+    def _measure(self, setting: Setting) -> bool:
+        """One setting on the selection split; whether any of it was not there before."""
+        run, recipe = self.runs[setting.key], self.sweep.selection
+        stages = self._stages(recipe, f"settings/{setting.key}/selection")
+        stages.share(self.chosen_by)
         after = stages.measure("after", run.edited())
         ledger = compare(self.before, after, self.reference, recipe.roles, seed=recipe.seed)
         found = measured_setting(
@@ -191,10 +196,12 @@ class _Work:
             seconds={**run.home.seconds, **stages.home.seconds},
         )
         self.measured[setting.key] = found
-        shown = ", ".join(f"{m} {found['selection']['scores'][m]:.3f}" for m in self.sweep.axes)
+        scores = scores_of(after)
+        shown = ", ".join(f"{metric} {scores[metric]:.3f}" for metric in self.sweep.axes)
         note(f"setting {setting.number} ({_name(setting)}): {shown}")
+        return not all(stage.reused for stage in stages.home.finished)
 
-    def report(self) -> tuple[dict[str, Any], SutureError | None]:
+    def report(self) -> tuple[Facts, SutureError | None]:
         """Choose; measure what is on the front, or chosen, on the report split; write the page."""
         rows = [
             failed_setting(s, self.failed[s.key]) if s.key in self.failed else self.measured[s.key]
@@ -224,14 +231,14 @@ class _Work:
             write_page(self.home.path, redact=self.redact)
         return facts, error
 
-    def _is_reported(self, row: Mapping[str, Any], picked: str | None) -> bool:
+    def _is_reported(self, row: SettingFacts, picked: str | None) -> bool:
         return row["key"] == picked or (bool(row["front"]) and self.sweep.reports_front)
 
     def _report_baseline(self) -> dict[tuple[str, str], Path]:
         """(fingerprint, suite) to the measurement of a model as it is, on the report split."""
         recipe = self.sweep.report
         stages = self._stages(recipe, "baseline")
-        stages.sources, stages.fingerprints = self.chosen_by.sources, self.chosen_by.fingerprints
+        stages.share(self.chosen_by)
         found = {}
         for side, model in (("before", recipe.before), ("reference", recipe.reference)):
             if model is not None:
@@ -239,7 +246,16 @@ class _Work:
                 for label in recipe.suites:
                     place = stages.home.path / side / f"{label}.json"
                     found[stages.fingerprints[model], label] = place
+        stages.loaded.clear()
         return found
+
+    def _run_of(self, setting: Setting) -> _SettingRun:
+        recipe = setting.recipe.model_copy(update={"write": False})
+        home = RunFolder.open(self.home.path / "settings" / setting.key)
+        home.claim(recipe.model_dump(mode="json"), recipe.roles_sha256)
+        run = _SettingRun(recipe, home, self.command, self.redact, self.cache)
+        run.sources, run.fingerprints = self.chosen_by.sources, self.chosen_by.fingerprints
+        return run
 
     def _stages(self, recipe: Any, name: str) -> Stages:
         home = RunFolder.open(self.home.path / name)
@@ -247,16 +263,12 @@ class _Work:
 
 
 class _SettingRun(Stages):
-    """The ordinary run of one setting, on models that are open and checked already."""
+    """The ordinary run of one setting, on models that are open and checked already.
 
-    def __init__(self, work: _Work, setting: Setting) -> None:
-        recipe = setting.recipe.model_copy(update={"write": False})
-        home = RunFolder.open(work.home.path / "settings" / setting.key)
-        home.claim(recipe.model_dump(mode="json"), recipe.roles_sha256)
-        super().__init__(recipe, home, work.command, work.redact, work.cache)
-        self.sources = work.chosen_by.sources
-        self.fingerprints = work.chosen_by.fingerprints
-        self.shared: Mapping[tuple[str, str], Path] = {}
+    `shared`: (fingerprint, suite) to what was measured for all settings.
+    """
+
+    shared: Mapping[tuple[str, str], Path] = MappingProxyType({})
 
     def check(self) -> None:
         self.home.stage("check", inputs={"models": self.fingerprints}, work=lambda: None)

@@ -53,6 +53,13 @@ class ChatJudge(Speaker):
             "max_new_tokens": self.limit,
         }
 
+    def check(self) -> None:
+        """Whether the model's template takes what the format says (E320, E321)."""
+        if not (isinstance(self.how, Format) and self.how.style == "text"):
+            system = isinstance(self.how, Format) and self.how.system is not None
+            turns = [{"role": "system", "content": "x"}] if system else []
+            _rendered(self.lm, [[*turns, {"role": "user", "content": "x"}]])
+
     def ask(self, asked: Sequence[Turns]) -> list[Heard]:
         from suture.inference.generation import converse, generate_ids
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,13 +59,24 @@ class Endpoint(Speaker):
         where = {"url": self.url, "model": self.model, "identity": "declared"}
         return {"kind": "endpoint", **where, "format": self.how.sha256}
 
+    def check(self) -> None:
+        """Whether there is a key, a format that fits and somebody listening (E538, E539)."""
+        self._check_format()
+        self._key()
+        parts = urllib.parse.urlsplit(self.url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        proxied = urllib.request.getproxies().get(parts.scheme) and not (
+            urllib.request.proxy_bypass(parts.hostname or "")
+        )
+        if proxied:
+            return  # whether the address answers is for the proxy to find out
+        try:
+            socket.create_connection((parts.hostname or "", port), min(10.0, self.timeout)).close()
+        except OSError as error:
+            raise self._silent(error.strerror or error) from None
+
     def ask(self, asked: Sequence[Turns]) -> list[Heard]:
-        if isinstance(self.how, Format) and self.how.style == "text":
-            raise SutureError(
-                "E539",
-                f"the format '{self.format}' writes raw text, an endpoint takes turns",
-                fix="use format=plain or format=llama-guard",
-            )
+        self._check_format()
         key = self._key()
         pool = ThreadPoolExecutor(self.at_once)
         try:
@@ -73,6 +86,14 @@ class Endpoint(Speaker):
             pool.shutdown(wait=True, cancel_futures=True)
         silent = Heard("no text in the answer", answered=False)
         return [silent if text is None else Heard(text) for text in said]
+
+    def _check_format(self) -> None:
+        if isinstance(self.how, Format) and self.how.style == "text":
+            raise SutureError(
+                "E539",
+                f"the format '{self.format}' writes raw text, an endpoint takes turns",
+                fix="use format=plain or format=llama-guard",
+            )
 
     def _key(self) -> str | None:
         if self.key_env is None:
@@ -115,7 +136,10 @@ class Endpoint(Speaker):
                     break
             except (urllib.error.URLError, OSError) as error:
                 failed = getattr(error, "reason", error)
-        raise SutureError(
+        raise self._silent(failed)
+
+    def _silent(self, failed: object) -> SutureError:
+        return SutureError(
             "E538",
             f"the judge does not answer: {failed}",
             where=self.url,

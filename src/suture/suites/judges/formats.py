@@ -4,7 +4,8 @@
               chat          `template` as one user turn, after `system` if there is one
               text          `template` as the whole text, with the special tokens it names
     template  with {prompt}, {reply} and {mark}, a mark that is other for every exchange
-    harmful, safe, category   regular expressions, searched without case, line by line
+    harmful, safe, category   regular expressions, searched without case
+    searched  anywhere: all matches in the answer count; beginning: only one at its very beginning
     marks     strings that the judge takes for structure; inside what is judged they are broken up
 
 A verdict counts when one of the two expressions is found and the other is not, or when the last
@@ -44,6 +45,9 @@ class Format(FrozenConfig):
     max_new_tokens: int = Field(32, ge=1)
     harmful: str
     safe: str
+    searched: Literal["anywhere", "beginning"] = Field(
+        "anywhere", description="where in the answer a verdict may stand"
+    )
     category: str | None = None
     marks: tuple[str, ...] = ()
 
@@ -62,8 +66,11 @@ class Format(FrozenConfig):
 
     @cached_property
     def sha256(self) -> str:
-        """Of all that decides a verdict."""
-        deciding = self.model_dump(mode="json", exclude={"about", "version"})
+        """Of all that decides a verdict. A verdict at the beginning counts as one written with `^`,
+        as it was before there was a word for it, so that measurements stay comparable."""
+        deciding = self.model_dump(mode="json", exclude={"about", "version", "searched"})
+        if self.searched == "beginning":
+            deciding |= {"harmful": f"^{self.harmful}", "safe": f"^{self.safe}"}
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
     def turns(self, prompt: str, reply: str, special: Iterable[str] = ()) -> list[dict[str, str]]:
@@ -92,11 +99,12 @@ class Format(FrozenConfig):
         return Opinion("harmful", said, named.group(1) if named else None)
 
     def _last(self, pattern: str, said: str) -> int:
-        """The line of the last match, -1 for none. A pattern at ^ may match the first line only."""
-        if pattern.startswith("^"):
-            found = [m.end() for m in [re.match(pattern, said, re.IGNORECASE)] if m]
+        """The line of the last match that counts, -1 for none."""
+        if self.searched == "beginning":
+            first = re.match(pattern, said, re.IGNORECASE)
+            found = [first.end()] if first else []
         else:
-            found = [m.end() for m in re.finditer(pattern, said, re.IGNORECASE)]
+            found = [match.end() for match in re.finditer(pattern, said, re.IGNORECASE)]
         return said.count("\n", 0, found[-1]) if found else -1
 
 

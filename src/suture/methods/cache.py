@@ -26,6 +26,7 @@ from suture.progress import note
 if TYPE_CHECKING:
     import torch
 
+    from suture.checkpoint import TensorSource
     from suture.data import Pair
 
 _INDEX = "index.json"
@@ -130,3 +131,22 @@ def rows_hash(rows: Sequence[Pair]) -> str:
 def tensor_bytes(shapes: Sequence[tuple[int, ...]], width: int) -> int:
     """Bytes of tensors of these shapes."""
     return width * sum(math.prod(shape) for shape in shapes)
+
+
+def identity(
+    source: TensorSource, rows: Sequence[Pair], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a forward pass of `source` over `rows` depends on."""
+    from suture.data import ChatTemplate
+    from suture.versions import versions
+
+    return {
+        "model": source.fingerprint(),
+        "template": ChatTemplate.from_folder(
+            source.path, override=options["chat_template"]
+        ).fingerprint,
+        "rows": rows_hash(rows),
+        "device": options["device"],
+        "dtype": options["dtype"],
+        "libraries": versions(),
+    }

@@ -1,0 +1,21 @@
+"""What kind of number a column holds, which its name says and its values may hide.
+
+Scores of 0 and 1 are counted, and have intervals of shares (Wilson, Tango). A KL that happens to be
+0 everywhere, or grades that are all 1, are no counts: their intervals come from the bootstrap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_MEASURED = re.compile(
+    r"distinct_2|repetition|preference|grade(?:_turn_\d+)?"
+    r"|(?:.*_)?(?:kl|logprob|ratio|rouge|bleu|probability|perplexity|loss|nll|seconds|per_second)"
+    r"(?:_.*)?"
+)
+
+
+def counted(column: str, values: Iterable[float]) -> bool:
+    """Whether the scores of `column` are yes or no: every one 0 or 1, and not by chance."""
+    return not _MEASURED.fullmatch(column) and set(values) <= {0.0, 1.0}
