@@ -99,6 +99,10 @@ def test_the_command_prints_it_and_refuses_what_the_training_would(
     assert "rkld: 7 rows, 4 steps" in told
     plan_command(file, json=True)
     assert json.loads(capsys.readouterr().out)["teacher"]["vocabulary"] == 300
+    measured = "measure: {suites: {unlearning: {data: rows.jsonl}}}\n"
+    file.write_text(file.read_text() + measured)
+    plan_command(file)
+    assert capsys.readouterr().out.startswith(told.splitlines()[0])
     file.write_text(file.read_text() + "retain: [{file: rows.jsonl}]\n")
     with pytest.raises(SutureError, match="E915"):
         plan_command(file)

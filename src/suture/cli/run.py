@@ -97,7 +97,7 @@ def plan(recipe: RecipeFile, set_: Set = None, limit: Limit = None, json: Json =
 
     check_there(recipe)
     if is_training(recipe):
-        from suture.training.recipe import read_recipe as read_training
+        from suture.runs.trajectory import read_training
 
         training = plan_training(read_training(recipe, set_ or ()))
         if json:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suture.config import read_yaml
+from suture.recipes import verb_of
 from suture.runs.plan import (
     BASE_MEMORY,
     FIXED_SECONDS,
@@ -36,7 +37,6 @@ STEP_OVERHEAD = 0.02  # seconds of a step whatever the size
 STATE = 12  # bytes per trained parameter of weights and both moments
 _PEFT = 64 * 2**20  # the library
 _HOLD_A_COPY = ("gradient-ascent-kl", "kl-min", "rmu", "undial")  # of the model before training
-_OTHER_RECIPES = {"method", "methods", "approaches", "models"}
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class TrainingPlan:
 
 def is_training(path: str | Path) -> bool:
     """Whether a recipe file is one for `suture train`."""
-    keys = set(read_yaml(path))
-    return "data" in keys and bool(keys & {"train", "objective"}) and not keys & _OTHER_RECIPES
+    return verb_of(read_yaml(path)) == "train"
 
 
 def plan_training(recipe: TrainRecipe) -> TrainingPlan:
