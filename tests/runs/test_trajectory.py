@@ -126,7 +126,12 @@ def test_an_adapter_is_measured_too(base: Path) -> None:
 def test_refusals(base: Path) -> None:
     with pytest.raises(SutureError, match=r"E745[\s\S]*accuracy"):
         run_training(recipe(base, "p", {"peak": "known.acuracy"}))
-    run_training(recipe(base, "p", {"keep": "none"}))
+    with pytest.raises(SutureError, match=r"E745[\s\S]*accuracy"):
+        run_training(recipe(base, "p", {"curves": ["known.acuracy"]}))
+    run_training(recipe(base, "p", {"keep": "none", "curves": ["known.accuracy"]}))
+    chart = (base.parent / "p.epochs" / "trajectory.svg").read_text()
+    assert "known.accuracy from" in chart
+    assert "known.accuracy_norm from" not in chart
     shutil.rmtree(base.parent / "p")
     with pytest.raises(SutureError, match="E744"):
         run_training(recipe(base, "p", {"fixed": 1}))

@@ -64,6 +64,9 @@ class MeasureSpec(FrozenConfig):
     peak: str | None = Field(
         None, pattern=METRIC, description="SUITE.METRIC: its first peak is reported as well"
     )
+    curves: tuple[str, ...] = Field(
+        (), description="SUITE.METRIC of the picture; default: the first eight that are shares"
+    )
     keep: Literal["none", "reported", "all"] = Field(
         "reported", description="of which epochs the patch is kept"
     )
@@ -173,8 +176,9 @@ class _Epochs:
             for label, suite in spec.suites.items()
             for name in load_suite(suite.suite or label, suite.options).metrics
         }
-        if spec.peak is not None and spec.peak not in known:
-            raise _unknown(spec.peak, known)
+        for name in (*spec.curves, *([spec.peak] if spec.peak else [])):
+            if name not in known:
+                raise _unknown(name, known)
         self._claim()
 
     def measure(self, epoch: int, lm: LoadedModel, model: Any) -> None:
@@ -216,7 +220,7 @@ class _Epochs:
         fixed = min((one.epoch for one in epochs), key=lambda epoch: abs(epoch - self.fixed))
         found = Trajectory(self.folder, tuple(epochs), fixed, self._peak(epochs))
         write_json(self.folder / "trajectory.json", found.as_dict())
-        chart = standalone(_chart(found))
+        chart = standalone(_chart(found, self.spec.curves))
         write_atomic(self.folder / "trajectory.svg", chart.encode("utf-8"))
         return found
 
@@ -271,7 +275,7 @@ def _unknown(name: str, known: Iterable[str]) -> SutureError:
     return SutureError(
         "E745",
         f"no metric is called '{name}'",
-        where="measure.peak",
+        where="measure",
         fix=f"did you mean '{close}'?" if close else f"there are: {', '.join(known)}",
     )
 
@@ -324,17 +328,25 @@ def _rounded_entries(
         yield name, info.dtype, info.shape, content_hash(to_bytes(value.cpu().contiguous()))
 
 
-def _chart(found: Trajectory) -> str:
-    """Every metric that is a share, over the epochs."""
-    names = [
+def _chart(found: Trajectory, names: Sequence[str]) -> str:
+    """The metrics over the epochs; those that are shares where none are named."""
+    shares = [
         name
         for name in found.epochs[0].metrics
         if all(0 <= one.metrics.get(name, -1.0) <= 1 for one in found.epochs)
     ]
-    lines = {name: [(one.epoch, one.metrics[name]) for one in found.epochs] for name in names[:10]}
+    lines = {
+        name: [(one.epoch, one.metrics[name]) for one in found.epochs if name in one.metrics]
+        for name in names or shares[:8]
+    }
     posts = {"fixed": float(found.fixed)}
     if found.peak is not None and found.peak != found.fixed:
         posts["first peak"] = float(found.peak)
     return curves(
-        lines, title="Training, epoch by epoch", x_label="epoch", y_label="share", posts=posts
+        lines,
+        title="Training, epoch by epoch",
+        x_label="epoch",
+        y_label="value",
+        as_percent=set(lines) <= set(shares),
+        posts=posts,
     )
