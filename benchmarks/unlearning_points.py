@@ -52,7 +52,7 @@ class Point:
 
     method: str
     label: str
-    objective: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict, hash=False)
     rate: float = 0.0
     strength: float = 0.0
 
