@@ -14,11 +14,11 @@ from typing import Any
 EPOCHS = 10  # of every unlearning; RKLD's paper looks for the first peak among as many
 FIXED = 10  # the epoch reported for every method, whatever its curve does: the last
 BATCH_ROWS = 8  # a small model needs many small steps: 250 in all
-RATES = (1e-5, 3e-5, 1e-4, 2.5e-4, 5e-4)
+RATES = (1e-5, 3e-5, 1e-4, 2.5e-4, 5e-4, 1e-3)
 AUGMENT_RATE = 2.5e-4  # of RKLD's augmented model: one teacher for every rate of the student
 STRENGTHS = {
-    "WHP teacher": (1.0, 2.0, 4.0, 8.0, 12.0),
-    "task vector": (0.25, 0.5, 1.0, 1.75, 2.5),
+    "WHP teacher": (0.5, 1.0, 2.0, 4.0, 8.0, 12.0),
+    "task vector": (0.25, 0.5, 1.0, 1.75, 2.5, 4.0),
 }
 PEAK = "tofu.forget_quality"
 

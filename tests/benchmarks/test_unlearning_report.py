@@ -83,4 +83,4 @@ def test_every_method_has_as_many_settings() -> None:
     counts: dict[str, int] = {}
     for point in points.points():
         counts[point.method] = counts.get(point.method, 0) + 1
-    assert set(counts.values()) == {5}
+    assert set(counts.values()) == {6}
