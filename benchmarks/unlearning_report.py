@@ -150,7 +150,7 @@ def tuning_table(cache: Path) -> list[dict[str, Any]]:
     for point in points():
         one = trajectory(cache / "tuning", point)
         if one is not None:
-            numbers = {metric: round(value(one, FIXED, metric), 4) for metric in COLUMNS}
+            numbers = {metric: float(f"{value(one, FIXED, metric):.4g}") for metric in COLUMNS}
             found.append({"method": point.method, "setting": point.label, **numbers})
     return found
 
@@ -162,6 +162,9 @@ def cell(values: Sequence[float]) -> str:
 
 def markdown(found: dict[str, Any]) -> str:
     n = len(found["families"])
+    if not n:
+        left = "The families are not measured yet; settings are still being chosen."
+        return "\n".join([left, "", *tried(found["tuning"])])
     lines = [
         f"n = {n} families (seeds), 100 of 200 rows asked; mean with 95% t-interval over families. "
         "The settings were chosen on other people and one family.",
@@ -196,10 +199,23 @@ def markdown(found: dict[str, Any]) -> str:
                     cells.append(cell([a - b for a, b in pairs]))
                 lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *tried(found["tuning"])])
+
+
+def tried(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Every setting of the tuning side, folded."""
+    if not rows:
+        return []
+    lines = [
+        f'??? note "Every setting that was tried, after epoch {FIXED}, on the tuning side"',
+        "",
+    ]
+    lines += [f"    | {' | '.join(rows[0])} |", f"    {'|---' * len(rows[0])}|"]
+    return [*lines, *(f"    | {' | '.join(str(x) for x in row.values())} |" for row in rows), ""]
 
 
 def pictures(found: dict[str, Any]) -> None:
+    """Forgetting against utility, and how both went over the epochs."""
     dots = [
         Dot(
             x=float(np.mean(row["fixed"]["forget_ks"])),
@@ -228,5 +244,6 @@ def report(cache: Path) -> None:
     found = collect(cache)
     write_json(RESULT, found)
     TABLE.write_text(markdown(found) + "\n", "utf-8")
-    pictures(found)
+    if found["families"]:
+        pictures(found)
     print(markdown(found))
