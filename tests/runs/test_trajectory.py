@@ -14,6 +14,7 @@ import torch
 import suture.training.loop as loop
 from helpers import tiny_llama, write_jsonl
 from raw_folders import listing
+from suture.cli.train import _epochs
 from suture.errors import SutureError
 from suture.patch import open_model
 from suture.patch.format import DATA
@@ -154,3 +155,36 @@ def test_a_recipe_file_names_files_beside_it(base: Path, tmp_path: Path) -> None
     untouched = listing(base)
     run_training(made)
     assert listing(base) == untouched
+
+
+def test_epochs_of_other_rows_are_not_taken_for_these(base: Path) -> None:
+    run_training(recipe(base, "p", {"keep": "none"}))
+    shutil.rmtree(base.parent / "p")
+    write_jsonl(base.parent / "rows.jsonl", ROWS[:-1])
+    with pytest.raises(SutureError, match=r"E744[\s\S]*rows"):
+        run_training(recipe(base, "p", {"keep": "none"}))
+    write_jsonl(base.parent / "rows.jsonl", ROWS)
+    write_jsonl(base.parent / "choices.jsonl", CHOICES[:-1])
+    with pytest.raises(SutureError, match="E744"):
+        run_training(recipe(base, "p", {"keep": "none"}))
+
+
+def test_a_folder_without_an_epoch_is_taken_over(base: Path) -> None:
+    with pytest.raises(SutureError, match="E902"):
+        run_training(recipe(base, "p", train={**TRAIN, "learning_rate": 1e30, "warmup": 0}))
+    shutil.rmtree(base.parent / ".p.training", ignore_errors=True)
+    for epoch in base.parent.glob("p.epochs/epoch-*"):
+        shutil.rmtree(epoch)
+    _, found = run_training(recipe(base, "p"))
+    assert found is not None
+    assert len(found.epochs) == 3
+
+
+def test_the_screen_names_every_epoch_that_counts(base: Path) -> None:
+    _, found = run_training(recipe(base, "p", {"keep": "reported", "fixed": 2}))
+    assert found is not None
+    told = _epochs(found, written=True)
+    assert "epoch 3 (written" in told or "epoch 3 (first peak, written)" in told
+    assert "epoch 2 (fixed" in told
+    assert f"epoch 2: {found.folder / 'epoch-002' / 'patch'}" in told
+    assert "written" not in _epochs(found, written=False)

@@ -50,22 +50,29 @@ def train(
     if report.patch:
         emit(f"patch {report.patch['path']}: {report.patch['tensors']} tensors")
     if trajectory is not None:
-        emit(_epochs(trajectory))
+        emit(_epochs(trajectory, written=report.best_step is None))
 
 
-def _epochs(trajectory: Trajectory) -> str:
-    """The epochs that are reported, metric by metric; everything else lies in the folder."""
-    shown = {trajectory.fixed: f"epoch {trajectory.fixed}"}
-    if trajectory.peak is not None:
-        first = shown.pop(trajectory.peak, f"epoch {trajectory.peak}")
-        shown[trajectory.peak] = f"{first} (first peak)"
+def _epochs(trajectory: Trajectory, *, written: bool) -> str:
+    """The epochs that are reported and the last, metric by metric; the rest lies in the folder.
+
+    `written`: the last epoch's weights are the ones that were written.
+    """
     found = {one.epoch: one.metrics for one in trajectory.epochs}
+    shown = dict(sorted(trajectory.reported.items()))
+    last = max(found)
+    if written:
+        shown[last] = f"{shown[last]}, written" if last in shown else "written"
+    heads = [f"epoch {epoch} ({why})" for epoch, why in shown.items()]
     rows = [
         (name, *(f"{found[epoch][name]:.4g}" if name in found[epoch] else "" for epoch in shown))
         for name in found[trajectory.fixed]
     ]
-    told = table(rows, ("metric", *shown.values()))
-    return f"{told}\nall {len(found)} measured epochs: {trajectory.folder / 'trajectory.svg'}"
+    patches = [
+        f"epoch {epoch}: {path}" for epoch in shown if (path := trajectory.patch(epoch)) is not None
+    ]
+    curve = f"all {len(found)} measured epochs: {trajectory.folder / 'trajectory.svg'}"
+    return "\n".join([table(rows, ("metric", *heads)), *patches, curve])
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"train": train}

@@ -13,6 +13,7 @@ RKLD's paper) and so looks better than it is.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,14 +28,15 @@ from suture.checkpoint.dtypes import to_bytes, torch_dtype
 from suture.checkpoint.jsonfile import read_json, write_atomic
 from suture.checkpoint.source import content_hash, fingerprint_of
 from suture.config import FrozenConfig
+from suture.data import sha256_file
 from suture.errors import SutureError, nearest
 from suture.lazy import torch
 from suture.ledger import Measurement
-from suture.patch import PatchWriter, drain
+from suture.patch import PatchWriter, drain, open_model
 from suture.progress import note
 from suture.report.curves import curves
 from suture.report.svg import standalone
-from suture.runs.measuring import take
+from suture.runs.measuring import decides, take
 from suture.runs.named import rooted_option
 from suture.runs.recipe import SuiteSpec
 from suture.suites import load_suite
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from suture.inference import LoadedModel
 
 METRIC = r"^[^.]+\.[^.]+$"
+_MOST_CURVES = 10
 
 
 class MeasureSpec(FrozenConfig):
@@ -65,7 +68,7 @@ class MeasureSpec(FrozenConfig):
         None, pattern=METRIC, description="SUITE.METRIC: its first peak is reported as well"
     )
     curves: tuple[str, ...] = Field(
-        (), description="SUITE.METRIC of the picture; default: the first eight that are shares"
+        (), description="SUITE.METRIC of the picture; default: what the suite shows first"
     )
     keep: Literal["none", "reported", "all"] = Field(
         "reported", description="of which epochs the patch is kept"
@@ -95,6 +98,12 @@ class Epoch:
     measured: dict[str, Measurement]
 
     @property
+    def fingerprint(self) -> str | None:
+        """Of the weights that were measured."""
+        found: str | None = next(iter(self.measured.values())).model["fingerprint"]
+        return found
+
+    @property
     def metrics(self) -> dict[str, float]:
         """SUITE.METRIC to its value."""
         return {
@@ -112,6 +121,20 @@ class Trajectory:
     epochs: tuple[Epoch, ...]
     fixed: int
     peak: int | None
+
+    @property
+    def reported(self) -> dict[int, str]:
+        """The epochs that are reported, each with why."""
+        if self.peak is None:
+            return {self.fixed: "fixed"}
+        if self.peak == self.fixed:
+            return {self.fixed: "fixed, first peak"}
+        return {self.fixed: "fixed", self.peak: "first peak"}
+
+    def patch(self, epoch: int) -> Path | None:
+        """The patch of an epoch, or its adapter, where it was kept."""
+        found = self.folder / f"epoch-{epoch:03d}" / "patch"
+        return found if found.exists() else None
 
     def as_dict(self) -> dict[str, Any]:
         found = [{"epoch": one.epoch, "metrics": one.metrics} for one in self.epochs]
@@ -154,7 +177,8 @@ def run_training(
     """
     if recipe.measure is None:
         return run_recipe(recipe, source), None
-    epochs = _Epochs(recipe, recipe.measure)
+    source = open_model(recipe.model) if source is None else source
+    epochs = _Epochs(recipe, recipe.measure, source)
     report = run_recipe(recipe, source, on_epoch=epochs.measure)
     return report, epochs.end()
 
@@ -162,54 +186,61 @@ def run_training(
 class _Epochs:
     """The folder `OUT.epochs`, and what is done when an epoch ends."""
 
-    def __init__(self, recipe: MeasuredTraining, spec: MeasureSpec) -> None:
+    def __init__(self, recipe: MeasuredTraining, spec: MeasureSpec, source: TensorSource) -> None:
         out = recipe.output or recipe.patch
         assert out is not None, "the recipe writes nothing"
         assert recipe.train.epochs is not None, "a measured training counts epochs"
         self.recipe, self.spec, self.last = recipe, spec, recipe.train.epochs
         self.fixed = min(spec.fixed or self.last, self.last)
         self.folder = out.with_name(f"{out.name}.epochs")
-        for label, suite in spec.suites.items():
-            suite.items(label)  # what is wrong with a file is said before the training
-        known = {
-            f"{label}.{name}"
-            for label, suite in spec.suites.items()
-            for name in load_suite(suite.suite or label, suite.options).metrics
-        }
+        known: list[str] = []
+        self.shown = list(spec.curves)
+        for label, asked in spec.suites.items():
+            asked.items(label)  # what is wrong with a file is said before the training
+            suite = load_suite(asked.suite or label, asked.options)
+            known += [f"{label}.{name}" for name in suite.metrics]
+            if not spec.curves:
+                self.shown += [f"{label}.{name}" for name in getattr(suite, "headline", ())]
         for name in (*spec.curves, *([spec.peak] if spec.peak else [])):
             if name not in known:
                 raise _unknown(name, known)
-        self._claim()
+        self._claim(source)
+        self.epochs = {epoch: one for epoch in self._there() if (one := self._load(epoch))}
 
     def measure(self, epoch: int, lm: LoadedModel, model: Any) -> None:
         """Measure `model` (`lm` inside an adapter, if there is one) and keep its patch."""
-        if (epoch % self.spec.every and epoch not in (self.fixed, self.last)) or self._has(epoch):
+        if epoch % self.spec.every and epoch not in (self.fixed, self.last):
             return
         home = self._home(epoch)
-        if self.spec.keep != "none" and not (home / "patch").exists():
-            self._write_patch(home / "patch", lm, model)
         with as_written(lm, model, self.spec.dtype) as live:
+            former = self.epochs.get(epoch)
+            if former is not None and former.fingerprint == live.fingerprint:
+                return  # told again after a kill
             for label, spec in self.spec.suites.items():
                 take(label, spec, live).save(home / f"{label}.json")
+        if self.spec.keep != "none":
+            shutil.rmtree(home / "patch", ignore_errors=True)
+            self._write_patch(home / "patch", lm, model)
+        found = self._load(epoch)
+        assert found is not None, "an epoch was measured and is not there"
+        self.epochs[epoch] = found
         self._prune()
-        found = self.read()[-1]
         told = f", {self.spec.peak} {found.metrics[self.spec.peak]:.4g}" if self.spec.peak else ""
         note(f"epoch {epoch} measured{told}")
 
-    def read(self) -> list[Epoch]:
-        """What has been measured, in order."""
-        found = []
-        for home in sorted(self.folder.glob("epoch-*")):
-            epoch = int(home.name.removeprefix("epoch-"))
-            if self._has(epoch):
-                files = {label: home / f"{label}.json" for label in self.spec.suites}
-                loaded = {label: Measurement.load(file) for label, file in files.items()}
-                found.append(Epoch(epoch, loaded))
-        return found
+    def _there(self) -> list[int]:
+        return sorted(int(home.name.rpartition("-")[2]) for home in self.folder.glob("epoch-*"))
+
+    def _load(self, epoch: int) -> Epoch | None:
+        """What was measured after `epoch` passes; None where a suite is missing."""
+        files = {label: self._home(epoch) / f"{label}.json" for label in self.spec.suites}
+        if not all(file.exists() for file in files.values()):
+            return None
+        return Epoch(epoch, {label: Measurement.load(file) for label, file in files.items()})
 
     def end(self) -> Trajectory:
         """Write trajectory.json and trajectory.svg."""
-        epochs = self.read()
+        epochs = [self.epochs[epoch] for epoch in sorted(self.epochs)]
         if not epochs:
             raise SutureError(
                 "E745",
@@ -220,7 +251,7 @@ class _Epochs:
         fixed = min((one.epoch for one in epochs), key=lambda epoch: abs(epoch - self.fixed))
         found = Trajectory(self.folder, tuple(epochs), fixed, self._peak(epochs))
         write_json(self.folder / "trajectory.json", found.as_dict())
-        chart = standalone(_chart(found, self.spec.curves))
+        chart = standalone(_chart(found, self.shown))
         write_atomic(self.folder / "trajectory.svg", chart.encode("utf-8"))
         return found
 
@@ -236,11 +267,9 @@ class _Epochs:
         """Drop patches of epochs that will not be reported, whatever comes."""
         if self.spec.keep != "reported":
             return
-        epochs = self.read()
-        wanted = {self.fixed, self._peak(epochs)}
-        for one in epochs:
-            if one.epoch not in wanted:
-                shutil.rmtree(self._home(one.epoch) / "patch", ignore_errors=True)
+        wanted = {self.fixed, self._peak([self.epochs[epoch] for epoch in sorted(self.epochs)])}
+        for epoch in self.epochs.keys() - wanted:
+            shutil.rmtree(self._home(epoch) / "patch", ignore_errors=True)
 
     def _write_patch(self, out: Path, lm: LoadedModel, model: Any) -> None:
         if self.recipe.lora:
@@ -249,21 +278,31 @@ class _Epochs:
             facts = {"method": "train", "config": self.recipe.model_dump(mode="json")}
             drain(edits_from(lm), [PatchWriter(lm.source, out, provenance=facts)])
 
-    def _has(self, epoch: int) -> bool:
-        return all((self._home(epoch) / f"{label}.json").exists() for label in self.spec.suites)
-
     def _home(self, epoch: int) -> Path:
         return self.folder / f"epoch-{epoch:03d}"
 
-    def _claim(self) -> None:
-        """Note whose epochs these are, or refuse another recipe's."""
-        mark = self.folder / "recipe.json"
-        facts = {"recipe": self.recipe.fingerprint()}
-        if mark.exists() and read_json(mark) != facts:
+    def _claim(self, source: TensorSource) -> None:
+        """Note whose epochs these are: everything that decides them, contents of files included.
+
+        A folder in which nothing was measured yet is taken over. Error E744: it is another
+        training's.
+        """
+        recipe, mark = self.recipe, self.folder / "recipe.json"
+        files = [part.file for part in (*recipe.data, *recipe.retain, *recipe.dev)]
+        facts = {
+            "recipe": recipe.fingerprint(),
+            "model": source.fingerprint(),
+            "rows": [sha256_file(file) for file in files],
+            "suites": {label: decides(label, spec) for label, spec in self.spec.suites.items()},
+        }
+        if self._there() and (
+            not mark.exists() or read_json(mark) != json.loads(json.dumps(facts))
+        ):
             raise SutureError(
                 "E744",
-                "this folder holds the epochs of another recipe",
+                "this folder holds the epochs of another training",
                 where=str(self.folder),
+                why="the recipe, the model, the rows or what is measured was another",
                 fix="remove it, or choose another output",
             )
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -329,7 +368,7 @@ def _rounded_entries(
 
 
 def _chart(found: Trajectory, names: Sequence[str]) -> str:
-    """The metrics over the epochs; those that are shares where none are named."""
+    """The metrics `names` over the epochs; those that are shares where there are none."""
     shares = [
         name
         for name in found.epochs[0].metrics
@@ -337,11 +376,9 @@ def _chart(found: Trajectory, names: Sequence[str]) -> str:
     ]
     lines = {
         name: [(one.epoch, one.metrics[name]) for one in found.epochs if name in one.metrics]
-        for name in names or shares[:8]
+        for name in list(names)[:_MOST_CURVES] or shares[:_MOST_CURVES]
     }
-    posts = {"fixed": float(found.fixed)}
-    if found.peak is not None and found.peak != found.fixed:
-        posts["first peak"] = float(found.peak)
+    posts = {name: float(epoch) for epoch, name in found.reported.items()}
     return curves(
         lines,
         title="Training, epoch by epoch",

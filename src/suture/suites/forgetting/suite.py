@@ -69,6 +69,15 @@ class Forgetting:
     name: str
     options: type[Asked] = Asked
     metrics: Mapping[str, Better] = {name: about[0] for name, about in DEFINITIONS.items()}
+    headline = (  # of a picture over the epochs of a training
+        "forget_quality",
+        "forget_probability",
+        "retain_probability",
+        "forget_rouge",
+        "retain_rouge",
+        "extraction_strength",
+        "model_utility_geometric",
+    )
     default_data: tuple[Path, ...] = ()
     max_new_tokens = 200
     scorer: str | None = None
