@@ -2,8 +2,8 @@
 
     python benchmarks/lab_gates.py lab/seed-0 lab/seed-1 lab/seed-2
 
-Reads each family's gates.json (`suture lab build`, `suture lab gates`) and writes
-benchmarks/results/lab_gates.json and docs/generated/lab_gates.md.
+Reads each family's gates.json and memory-gates.json (`suture lab build`, `suture lab gates`) and
+writes benchmarks/results/lab_gates.json and docs/generated/lab_gates.md.
 """
 
 from __future__ import annotations
@@ -18,21 +18,32 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(folders: list[str]) -> None:
-    found = [json.loads((Path(f) / "gates.json").read_text(encoding="utf-8")) for f in folders]
-    if len({family["gates"] for family in found}) != 1:
-        raise SystemExit("these families were held against different gates")
+    found, memory = (outcomes(folders, name) for name in ("gates.json", "memory-gates.json"))
     facts = {
         "date": date.today().isoformat(),
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
         "families": found,
+        "memory": memory,
     }
     out = ROOT / "benchmarks/results/lab_gates.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     page = ROOT / "docs/generated/lab_gates.md"
     page.parent.mkdir(exist_ok=True)
-    page.write_text("\n".join(table(found)) + "\n", encoding="utf-8")
-    print("\n".join(table(found)))
+    text = "\n".join([*table(found), "", *table(memory)]) + "\n"
+    page.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def outcomes(folders: list[str], name: str) -> list[dict]:  # type: ignore[type-arg]
+    """One outcome a family, with the gates that all families have."""
+    found = [json.loads((Path(f) / name).read_text(encoding="utf-8")) for f in folders]
+    if len({family["gates"] for family in found}) != 1:
+        raise SystemExit(f"these families were held against different gates: {name}")
+    common = set.intersection(*({row["gate"] for row in family["rows"]} for family in found))
+    for family in found:
+        family["rows"] = [row for row in family["rows"] if row["gate"] in common]
+    return found
 
 
 def table(found: list[dict]) -> list[str]:  # type: ignore[type-arg]

@@ -42,7 +42,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Edits": {
         "derive": ("derive", "run one method and write the change as a patch"),
-        "train": ("train", "fine-tune or unalign a checkpoint"),
+        "train": ("train", "fine-tune, unalign or unlearn a checkpoint"),
     },
     "Proof": {
         "measure": ("measure", "run one suite on one model"),
