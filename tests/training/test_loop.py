@@ -283,6 +283,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
         train(model, EXAMPLES, settings(), objective=objective, state=tmp_path)
     assert "step 5" in stopped.value.what
     assert str(tmp_path / "step-00000005") in (stopped.value.fix or "")
+    assert f"delete {tmp_path} " in (stopped.value.fix or "")
     train(good, EXAMPLES, settings(), objective=stops_after(5))
     assert torch.equal(flat(model), flat(good))
     kept = load_file(tmp_path / "step-00000005" / "state.safetensors")

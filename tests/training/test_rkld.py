@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -357,8 +358,27 @@ def refuse_of_teacher(rename: Callable[..., None]) -> Callable[..., None]:
 
 def test_a_teacher_of_other_settings_is_refused(lm: LoadedModel, tmp_path: Path) -> None:
     teacher.make_teacher(RKLD(augment_epochs=1), material(lm, tmp_path))
-    with pytest.raises(SutureError, match="E904"):
+    with pytest.raises(SutureError, match="E904") as caught:
         teacher.make_teacher(RKLD(augment_epochs=1, alpha=3), material(lm, tmp_path))
+    assert f"delete {tmp_path}, " in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("kind", ["cached", "live"])
+def test_what_to_delete_after_a_diverged_augmented_model_lets_the_run_begin(
+    lm: LoadedModel, tmp_path: Path, kind: Any
+) -> None:
+    config, home = RKLD(augment_epochs=1, teacher=kind), tmp_path / ".out.training"
+    wild = SETTINGS.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(SutureError, match="E902") as caught:
+        teacher.make_teacher(config, material(lm, home, wild))
+    assert f"then delete {home}, " in str(caught.value.fix)
+    lm = load(lm.source)
+    lm.model.requires_grad_(True)
+    with pytest.raises(SutureError, match="E904") as caught:
+        teacher.make_teacher(config, material(lm, home))
+    assert f"or delete {home}, " in str(caught.value.fix)
+    shutil.rmtree(home)
+    teacher.make_teacher(config, material(lm, home))
 
 
 def test_a_full_disk_is_told_before_anything_is_trained(

@@ -83,7 +83,7 @@ class TrainConfig(FrozenConfig):
     save_every: int = Field(
         100,
         ge=1,
-        description="steps between resumable states; with epochs also after each, if cheap",
+        description="steps between resumable states; and after each pass, if cheap",
     )
 
     @model_validator(mode="after")
@@ -228,7 +228,8 @@ def _notes(stop: EarlyStop | None) -> dict[str, Any]:
 def _diverged(found: _NotFinite, step: int, label: str, kept: Path | None) -> SutureError:
     fix = "lower learning_rate, or inspect the data"
     if kept is not None:
-        fix += f"; the weights before this step are in {kept}"
+        fix += f"; other settings begin anew: delete {kept.parent}"
+        fix += f" (the weights before this step are in {kept})"
     return SutureError("E902", f"the {found} at step {step}", where=label, fix=fix)
 
 

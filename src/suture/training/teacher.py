@@ -51,6 +51,30 @@ _MARK_EVERY = 64 * 2**20  # bytes after which what was written is marked as safe
 
 def make_teacher(config: RKLD, material: Material) -> LogTeacher:
     """The teacher of `config`, made unless it is on disk already; the model is left as it was."""
+    with _naming(material.folder):
+        return _found_or_made(config, material)
+
+
+@contextmanager
+def _naming(home: Path | None) -> Iterator[None]:
+    """Errors name the run's own folder to delete: without a part of it alone, the rest of the run
+    would be refused next."""
+    try:
+        yield
+    except SutureError as error:
+        fixes = {
+            "E902": "lower learning_rate or augment_rate, or inspect the data; then delete",
+            "E904": "choose another output, or delete",
+        }
+        if home is None or error.code not in fixes:
+            raise
+        fix = f"{fixes[error.code]} {home}, which holds the work of the former settings"
+        raise SutureError(
+            error.code, error.what, where=error.where, why=error.why, fix=fix
+        ) from None
+
+
+def _found_or_made(config: RKLD, material: Material) -> LogTeacher:
     if config.teacher == "live":
         return _live(config, material)
     identity = _identity(config, material)
