@@ -187,13 +187,7 @@ def run_recipe(
         raise SutureError(
             "E913", "there is nowhere to write to", fix="give output (with lora) or patch"
         )
-    if out.exists():
-        raise SutureError(
-            "E905",
-            "the output folder exists",
-            where=str(out),
-            fix="choose another output, or remove it",
-        )
+    check_free(recipe)
     if recipe.lora and recipe.patch:
         raise SutureError(
             "E906",
@@ -255,6 +249,18 @@ def run_recipe(
 
 def _with_models(on_epoch: OnEpoch, lm: LoadedModel, model: Any, epochs: int) -> None:
     on_epoch(epochs, lm, model)
+
+
+def check_free(recipe: TrainRecipe) -> None:
+    """Error E905: an output is there already."""
+    for out in (recipe.output, recipe.patch):
+        if out is not None and out.exists():
+            raise SutureError(
+                "E905",
+                "the output folder exists",
+                where=str(out),
+                fix="choose another output, or remove it",
+            )
 
 
 def read_part(part: DataFile) -> list[AnsweredPair]:
