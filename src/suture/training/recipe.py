@@ -26,7 +26,7 @@ from suture.data import (
     Pair,
     Passage,
     encode,
-    read_answered,
+    read_answered_numbered,
     rows_sha256,
 )
 from suture.errors import SutureError
@@ -263,14 +263,14 @@ def check_free(recipe: TrainRecipe) -> None:
             )
 
 
-def read_part(part: DataFile) -> list[AnsweredPair]:
-    """The rows of one file, all with a response (E306), `repeat` times over."""
-    return read_answered(part.file, limit=part.limit) * part.repeat
-
-
 def named_rows(parts: Sequence[DataFile]) -> list[tuple[str, AnsweredPair]]:
-    """The rows of some files, each with the name that errors call it by: FILE:ID."""
-    return [(f"{part.file}:{row.id}", row) for part in parts for row in read_part(part)]
+    """The rows of some files, `repeat` times over, all with a response (E306), each with what
+    errors call it by: FILE:LINE, since an id may be the name of somebody to be forgotten."""
+    return [
+        (f"{part.file}:{line}", row)
+        for part in parts
+        for line, row in read_answered_numbered(part.file, limit=part.limit) * part.repeat
+    ]
 
 
 def check_apart(
