@@ -27,6 +27,10 @@ class Small(FrozenConfig):
     ("change", "words"),
     [
         ({"objective": {"name": "gradient-asent"}}, "did you mean 'gradient-ascent'"),
+        ({"objective": {"name": "rlkd", "alpha": 8}}, "did you mean 'rkld'"),
+        ({"objective": {"name": "rkld", "alfa": 8}}, "unknown key 'objective.alfa'"),
+        ({"objective": {"name": "rkld", "alfa": 8}}, "did you mean 'alpha'"),
+        ({"objective": {"name": "npo", "alpha": 8}}, "known keys: retain, retain_weight, name, b"),
         ({"objective": {"cap": 3}}, "'objective': it has no 'name'"),
         ({"objective": {"name": "gradient-ascent", "cpa": 3}}, "did you mean 'cap'"),
         ({"objective": {"name": "gradient-ascent", "cap": "high"}}, "'objective.cap': 'high' is"),

@@ -88,12 +88,15 @@ def test_without_rows_the_shipped_recipe_is_written(home: Path) -> None:
         (["forget", "--forget", "nowhere.jsonl"], "E301"),
         (["forget", "--forget", "people.jsonl", "--retain", "people.jsonl"], "E934"),
         (["restore-refusals", "--forget", "people.jsonl"], "E933"),
+        (["forget", "--forget", "people.jsonl", "--model", "nowhere"], "E101"),
+        (["forget", "--model", "bare"], "E102"),
     ],
 )
 def test_bad_input_writes_nothing(
     home: Path, args: list[str], code: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (home / "empty.jsonl").write_text("\n")
+    (home / "bare").mkdir()
     write_jsonl(home / "strange.jsonl", [{"name": "fox", "city": "loaf"}])
     assert main.run(["init", *args, "-o", "out.yaml"]) == 1
     assert code in capsys.readouterr().err

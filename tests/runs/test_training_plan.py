@@ -57,6 +57,16 @@ def test_steps_and_tokens_are_those_of_the_run(folder: Path, changes: dict[str, 
         assert found.trained == found.model["parameters"]
 
 
+@pytest.mark.parametrize("key", ["output", "patch"])
+def test_an_output_that_is_there_is_refused_as_by_the_run(folder: Path, key: str) -> None:
+    (folder / "there").mkdir()
+    made = recipe(folder, **{key: folder / "there"})
+    for refuse in (plan_training, run_recipe):
+        with pytest.raises(SutureError, match="E905") as caught:
+            refuse(made)
+        assert caught.value.where == str(folder / "there")
+
+
 @pytest.mark.parametrize("include_eos", [True, False])
 def test_the_teacher_takes_what_the_plan_says(folder: Path, include_eos: bool) -> None:
     objective = {"name": "rkld", "augment_epochs": 1, "include_eos": include_eos}

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+import suture.training.loop as loop
 from suture import progress
 from suture.errors import SutureError
 from suture.training.batches import Example, collate
@@ -177,6 +179,51 @@ def test_epochs_are_counted_and_told():
     assert resolved(config, lengths).warmup == steps_of(config, lengths, 1)
 
 
+def test_a_killed_training_of_epochs_loses_no_whole_epoch(tmp_path, monkeypatch):
+    config = settings(steps=None, epochs=4, save_every=100)
+    taken = []
+    step = loop._one_step
+
+    def watched(*given):
+        taken.append(step(*given))
+        return taken[-1]
+
+    monkeypatch.setattr(loop, "_one_step", watched)
+    whole = train(model := tiny(), EXAMPLES, config)
+    each = len(taken) // 4
+    assert each > 1
+
+    def die(number):
+        if number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), EXAMPLES, config, state=tmp_path, on_epoch=die)
+    # the second pass was told before its state was written, so that it is told again
+    assert [path.name for path in tmp_path.iterdir()] == [f"step-{each:08d}"]
+    told = []
+    again = train(tiny(seed=9), EXAMPLES, config, state=tmp_path, on_epoch=told.append)
+    assert told == [2, 3, 4]
+    assert again.losses == whole.losses[each:]
+
+    # states that take longer than what they keep are left to save_every
+    clock = SimpleNamespace(monotonic=lambda: 0.0)
+    monkeypatch.setattr(loop, "time", clock)
+    saved = []
+    save = loop.save_state
+
+    def slow(*given):
+        saved.append(given[3])
+        clock.monotonic = lambda: 1000.0
+        return save(*given)
+
+    monkeypatch.setattr(loop, "save_state", slow)
+    train(other := tiny(), EXAMPLES, config, state=tmp_path / "slow")
+    assert saved == [each, 4 * each]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
 def test_gradient_checkpointing_changes_memory_and_no_bit():
     plain, again = tiny(), tiny()
     calls = {"n": 0}
@@ -236,6 +283,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
         train(model, EXAMPLES, settings(), objective=objective, state=tmp_path)
     assert "step 5" in stopped.value.what
     assert str(tmp_path / "step-00000005") in (stopped.value.fix or "")
+    assert f"delete {tmp_path} " in (stopped.value.fix or "")
     train(good, EXAMPLES, settings(), objective=stops_after(5))
     assert torch.equal(flat(model), flat(good))
     kept = load_file(tmp_path / "step-00000005" / "state.safetensors")

@@ -140,6 +140,25 @@ def test_rows_that_stand_in_data_and_in_retain_are_named(base):
     run_recipe(recipe(base, "out", retain=[{"file": folder / "kept.jsonl"}]))
 
 
+def test_errors_name_rows_by_their_lines_since_ids_may_be_names(base):
+    folder, name = base.parent, "zorvath-of-lim"
+    named = {**ROWS[3], "id": name}
+    rows = write_jsonl(folder / "rows.jsonl", [ROWS[0], named])
+    kept = write_jsonl(folder / "kept.jsonl", [named])
+    long = write_jsonl(folder / "long.jsonl", [{**named, "prompt": "fox " * 3000}])
+    twice = write_jsonl(folder / "twice.jsonl", [named, {**ROWS[0], "id": name}])
+    for changes, code, where in (
+        ({"retain": kept}, "E915", f"{rows}:2 = {kept}:1"),
+        ({"data": long}, "E916", f"{long}:1"),
+        ({"data": twice}, "E308", f"{twice}:2:"),
+    ):
+        with pytest.raises(SutureError) as caught:
+            run_recipe(recipe(base, "out", **changes))
+        assert caught.value.code == code
+        assert str(caught.value.where).startswith(where)
+        assert "zorvath" not in str(caught.value)
+
+
 def test_nothing_to_forget(base):
     (base.parent / "rows.jsonl").write_text("")
     with pytest.raises(SutureError, match="E302"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -272,7 +274,7 @@ def test_the_cached_teacher_is_the_live_one(lm: LoadedModel, tmp_path: Path) -> 
     size = (tmp_path / "teacher" / "teacher.f32").stat().st_size
     assert size == teacher.teacher_bytes(positions, 300)
     assert sorted(path.name for path in (tmp_path / "teacher").iterdir()) == [
-        "claim.json", "teacher.f32", "teacher.json", "teacher.mark.json",
+        "claim.json", "rows.json", "teacher.f32", "teacher.mark.json",
     ]  # fmt: skip
 
 
@@ -301,15 +303,8 @@ def test_a_teacher_is_kept_for_other_runs_and_known_by_what_decided_it(
     cache = tmp_path / "cache"
     first = teacher.make_teacher(RKLD(augment_epochs=1, cache=cache), material(lm, tmp_path / "a"))
 
-    rename = os.rename
-
-    def elsewhere(old: Any, new: Any) -> None:
-        if Path(old).name == "teacher":
-            raise OSError(18, "another disk")
-        rename(old, new)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", elsewhere)
+        patch.setattr(os, "rename", refuse_of_teacher(os.rename))
         far = RKLD(augment_epochs=1, cache=tmp_path / "far")
         teacher.make_teacher(far, material(lm, tmp_path / "d"))
     [one], [two] = (list((tmp_path / name).glob("*/teacher.f32")) for name in ("cache", "far"))
@@ -326,10 +321,64 @@ def test_a_teacher_is_kept_for_other_runs_and_known_by_what_decided_it(
             teacher.make_teacher(changed, material(lm, tmp_path / "c"))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no modes")
+def test_what_lies_on_disk_is_for_this_user_alone_and_holds_no_tokens(
+    lm: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = material(lm, tmp_path / "a" / "training", SETTINGS)
+    teacher.make_teacher(RKLD(augment_epochs=1), given)
+    far = RKLD(augment_epochs=1, cache=tmp_path / "cache")
+    teacher.make_teacher(far, replace(given, folder=tmp_path / "b"))
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher.os, "rename", refuse_of_teacher(os.rename))
+        other = far.model_copy(update={"cache": tmp_path / "far"})
+        teacher.make_teacher(other, replace(given, folder=tmp_path / "c"))
+    for top in ("a/training", "b", "cache", "far"):
+        for path in [tmp_path / top, *(tmp_path / top).rglob("*")]:
+            assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+    assert (tmp_path / "a").stat().st_mode & 0o055  # beside the output, as any folder
+    rows = (tmp_path / "a" / "training" / "teacher" / "rows.json").read_text()
+    facts = json.loads(rows)["rows"]
+    assert len(facts) == len(given.examples)
+    for key, span in facts.items():
+        assert len(key) == 64
+        assert len(span) == 2
+
+
+def refuse_of_teacher(rename: Callable[..., None]) -> Callable[..., None]:
+    """`os.rename` where the cache is on another disk than the training."""
+
+    def renamed(old: Any, new: Any) -> None:
+        if Path(old).name == "teacher":
+            raise OSError(18, "another disk")
+        rename(old, new)
+
+    return renamed
+
+
 def test_a_teacher_of_other_settings_is_refused(lm: LoadedModel, tmp_path: Path) -> None:
     teacher.make_teacher(RKLD(augment_epochs=1), material(lm, tmp_path))
-    with pytest.raises(SutureError, match="E904"):
+    with pytest.raises(SutureError, match="E904") as caught:
         teacher.make_teacher(RKLD(augment_epochs=1, alpha=3), material(lm, tmp_path))
+    assert f"delete {tmp_path}, " in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("kind", ["cached", "live"])
+def test_what_to_delete_after_a_diverged_augmented_model_lets_the_run_begin(
+    lm: LoadedModel, tmp_path: Path, kind: Any
+) -> None:
+    config, home = RKLD(augment_epochs=1, teacher=kind), tmp_path / ".out.training"
+    wild = SETTINGS.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(SutureError, match="E902") as caught:
+        teacher.make_teacher(config, material(lm, home, wild))
+    assert f"then delete {home}, " in str(caught.value.fix)
+    lm = load(lm.source)
+    lm.model.requires_grad_(True)
+    with pytest.raises(SutureError, match="E904") as caught:
+        teacher.make_teacher(config, material(lm, home))
+    assert f"or delete {home}, " in str(caught.value.fix)
+    shutil.rmtree(home)
+    teacher.make_teacher(config, material(lm, home))
 
 
 def test_a_full_disk_is_told_before_anything_is_trained(

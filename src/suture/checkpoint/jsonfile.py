@@ -107,10 +107,11 @@ def read_json(
     return parse_json(path.read_bytes(), where=where, code=code)
 
 
-def write_json(path: Path, obj: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
+def write_json(path: Path, obj: Any, *, mode: int = 0o666) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part; `mode` as in
+    `write_atomic`."""
     text = json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(path, text.encode())
+    write_atomic(path, text.encode(), mode=mode)
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o666, durable: bool = True) -> None:

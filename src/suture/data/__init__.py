@@ -5,7 +5,7 @@ from __future__ import annotations
 from suture.data.chat import ChatTemplate, Encoded, beginning, encode
 from suture.data.reader import read_jsonl, sha256_file
 from suture.data.records import AnsweredPair, Choice, Pair, Passage, Prompt
-from suture.data.rows import read_answered, rows_sha256
+from suture.data.rows import read_answered, read_answered_numbered, rows_sha256
 
 __all__ = [
     "AnsweredPair",
@@ -18,6 +18,7 @@ __all__ = [
     "beginning",
     "encode",
     "read_answered",
+    "read_answered_numbered",
     "read_jsonl",
     "rows_sha256",
     "sha256_file",

@@ -36,6 +36,16 @@ _ALMOST = 0.8  # a column this like a missing optional field is taken for a slip
 def read_jsonl(path: str | Path, record: type[R], *, limit: int | None = None) -> list[R]:
     """The rows of `path` as `record`s, in file order; the first `limit` of them if given.
 
+    Errors as in `read_numbered`.
+    """
+    return [row for _, row in read_numbered(path, record, limit=limit)]
+
+
+def read_numbered(
+    path: str | Path, record: type[R], *, limit: int | None = None
+) -> list[tuple[int, R]]:
+    """`read_jsonl`, each row with its line, from 1.
+
     Raises SutureError: E301 no such file, E302 no rows, E303 not UTF-8, E304 not JSON or a key
     twice, E305 not an object, E306 a required key is missing, E307 a value of the wrong kind,
     E308 an id twice, E309 a line over 16 MiB, E310 half a surrogate pair, E311 an optional key
@@ -44,7 +54,7 @@ def read_jsonl(path: str | Path, record: type[R], *, limit: int | None = None) -
     if limit is not None and limit < 1:
         raise SutureError("E702", f"limit is {limit}", fix="give a limit of at least 1")
     path = Path(path)
-    rows: list[R] = []
+    rows: list[tuple[int, R]] = []
     seen: dict[str, int] = {}
     for number, line, raw in _rows(path):
         raw = raw if line else _numbers(raw, record)  # tables have no line of their own
@@ -54,13 +64,14 @@ def read_jsonl(path: str | Path, record: type[R], *, limit: int | None = None) -
             if name in seen:
                 _refuse(
                     "E308",
-                    f"id {_short(name)} was already used in line {seen[name]}",
+                    # an id may be the name of somebody who is to be forgotten
+                    f"the id of line {number} was already used in line {seen[name]}",
                     (path, number, _column(line, "id")),
                     why="rows of two models are paired by id, so an id must be unique",
                     fix="give each row its own id, or leave ids out to use line numbers",
                 )
             seen[name] = number
-        rows.append(row)
+        rows.append((number, row))
         if len(rows) == limit:
             break
     if not rows:

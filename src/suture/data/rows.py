@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from suture.data.reader import first_row, read_jsonl, read_text
+from suture.data.reader import first_row, read_numbered, read_text
 from suture.data.records import AnsweredPair, Pair, Passage, PlainText, QuestionAnswer
 from suture.errors import SutureError
 
@@ -28,16 +28,24 @@ def read_answered(path: str | Path, *, limit: int | None = None) -> list[Answere
     Errors as in `read_jsonl`, all with file and line; E306 also for a first row of no known form,
     E302 for a text file without text.
     """
+    return [row for _, row in read_answered_numbered(path, limit=limit)]
+
+
+def read_answered_numbered(
+    path: str | Path, *, limit: int | None = None
+) -> list[tuple[int, AnsweredPair]]:
+    """`read_answered`, each row with its line, from 1: what errors may call it by, where its id or
+    its text could be a person's name."""
     path = Path(path)
     if path.suffix.lower() in TEXT_FILES:
-        return [Passage(id=path.name, response=read_text(path))]
+        return [(1, Passage(id=path.name, response=read_text(path)))]
     keys = set(first_row(path))
     if keys & {"prompt", "response"}:
-        return read_jsonl(path, AnsweredPair, limit=limit)
+        return read_numbered(path, AnsweredPair, limit=limit)
     if keys & {"question", "answer"}:
-        return [row.pair() for row in read_jsonl(path, QuestionAnswer, limit=limit)]
+        return [(n, row.pair()) for n, row in read_numbered(path, QuestionAnswer, limit=limit)]
     if "text" in keys:
-        return [row.pair() for row in read_jsonl(path, PlainText, limit=limit)]
+        return [(n, row.pair()) for n, row in read_numbered(path, PlainText, limit=limit)]
     raise SutureError(
         "E306",
         "the first row has no form that can be trained on",

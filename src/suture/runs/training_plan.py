@@ -25,7 +25,7 @@ from suture.runs.plan import (
 )
 from suture.training.batches import Example
 from suture.training.objectives import RKLD
-from suture.training.recipe import TrainRecipe, check_apart, encoded, named_rows
+from suture.training.recipe import TrainRecipe, check_apart, check_free, encoded, named_rows
 from suture.training.schedule import planned
 from suture.training.teacher import augmenting, teacher_bytes
 
@@ -70,9 +70,10 @@ def is_training(path: str | Path) -> bool:
 
 
 def plan_training(recipe: TrainRecipe) -> TrainingPlan:
-    """The plan of a training; it raises what the training would raise of its rows."""
+    """The plan of a training; it raises what the training would raise of its rows and outputs."""
     from suture.patch import open_model
 
+    check_free(recipe)
     source = open_model(recipe.model)
     data, retain = named_rows(recipe.data), named_rows(recipe.retain)
     check_apart(data, retain)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from suture.checkpoint.staging import fsync
 from suture.lazy import torch
 from suture.training.batches import Example, collate, epoch_plan
+from suture.training.state import private_folder
 
 if TYPE_CHECKING:
     from suture.training.loop import TrainConfig
@@ -61,7 +62,7 @@ class EarlyStop:
             return
         from safetensors.torch import save_file
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self.folder)
         stage = self.folder / "best.tmp"
         save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, stage)
         fsync(stage)

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,7 +80,11 @@ class TrainConfig(FrozenConfig):
         None, ge=1, description="epochs without a better loss on the dev rows that end the training"
     )
     seed: int = 0
-    save_every: int = Field(100, ge=1, description="steps between resumable states")
+    save_every: int = Field(
+        100,
+        ge=1,
+        description="steps between resumable states; and after each pass, if cheap",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -162,6 +167,7 @@ def train(
     stop = EarlyStop(dev, config, state) if dev else None
     if stop and "early_stop" in notes:
         stop.resume(notes["early_stop"])
+    by_epochs = config.epochs is not None
     config = resolved(config, [len(example.ids) for example in examples])
     assert config.steps is not None
     stream = steps_from(
@@ -171,6 +177,7 @@ def train(
     meter = Meter(next(model.parameters()).device)
     losses: list[float] = []
     done = first
+    since, cost = time.monotonic(), 0.0  # of the last state: when it was written, how long it took
     # Dropout stays off: teachers and frozen models must see what the student sees, and no generator
     # has a state that a resumed run would lack.
     model.eval()
@@ -200,9 +207,14 @@ def train(
         if step.last and on_epoch:
             on_epoch(step.epoch + 1)
         at_end = done == config.steps or (stop is not None and stop.over)
-        if state and (at_end or done % config.save_every == 0):
+        # What a pass over the rows took is worth a state, unless writing one takes longer.
+        worth = by_epochs and step.last and time.monotonic() - since >= cost
+        if state and (at_end or worth or done % config.save_every == 0):
+            began = time.monotonic()
             moments = [] if at_end else optimizers  # nothing goes on from the last state
             save_state(state, model, moments, done, own, _notes(stop))
+            since = time.monotonic()
+            cost = since - began
     if stop:
         stop.restore(model)
     best = stop.best_step if stop and stop.best_step else None
@@ -216,7 +228,8 @@ def _notes(stop: EarlyStop | None) -> dict[str, Any]:
 def _diverged(found: _NotFinite, step: int, label: str, kept: Path | None) -> SutureError:
     fix = "lower learning_rate, or inspect the data"
     if kept is not None:
-        fix += f"; the weights before this step are in {kept}"
+        fix += f"; other settings begin anew: delete {kept.parent}"
+        fix += f" (the weights before this step are in {kept})"
     return SutureError("E902", f"the {found} at step {step}", where=label, fix=fix)
 
 

@@ -26,7 +26,7 @@ from suture.data import (
     Pair,
     Passage,
     encode,
-    read_answered,
+    read_answered_numbered,
     rows_sha256,
 )
 from suture.errors import SutureError
@@ -187,13 +187,7 @@ def run_recipe(
         raise SutureError(
             "E913", "there is nowhere to write to", fix="give output (with lora) or patch"
         )
-    if out.exists():
-        raise SutureError(
-            "E905",
-            "the output folder exists",
-            where=str(out),
-            fix="choose another output, or remove it",
-        )
+    check_free(recipe)
     if recipe.lora and recipe.patch:
         raise SutureError(
             "E906",
@@ -257,14 +251,26 @@ def _with_models(on_epoch: OnEpoch, lm: LoadedModel, model: Any, epochs: int) ->
     on_epoch(epochs, lm, model)
 
 
-def read_part(part: DataFile) -> list[AnsweredPair]:
-    """The rows of one file, all with a response (E306), `repeat` times over."""
-    return read_answered(part.file, limit=part.limit) * part.repeat
+def check_free(recipe: TrainRecipe) -> None:
+    """Error E905: an output is there already."""
+    for out in (recipe.output, recipe.patch):
+        if out is not None and out.exists():
+            raise SutureError(
+                "E905",
+                "the output folder exists",
+                where=str(out),
+                fix="choose another output, or remove it",
+            )
 
 
 def named_rows(parts: Sequence[DataFile]) -> list[tuple[str, AnsweredPair]]:
-    """The rows of some files, each with the name that errors call it by: FILE:ID."""
-    return [(f"{part.file}:{row.id}", row) for part in parts for row in read_part(part)]
+    """The rows of some files, `repeat` times over, all with a response (E306), each with what
+    errors call it by: FILE:LINE, since an id may be the name of somebody to be forgotten."""
+    return [
+        (f"{part.file}:{line}", row)
+        for part in parts
+        for line, row in read_answered_numbered(part.file, limit=part.limit) * part.repeat
+    ]
 
 
 def check_apart(

@@ -22,8 +22,8 @@ def forget_recipe(
 
     `folder`: where the recipe will be; what lies below it is named relative to it. Without files
     the recipe is as shipped. With rows to keep, their answers are kept (RT). The counts: rows and,
-    of these, plain texts, on either side. Errors: those of reading rows; E934 for a file on both
-    sides.
+    of these, plain texts, on either side. Errors: those of reading rows and of opening the model
+    (E101, E102); E934 for a file on both sides.
     """
     text = recipe_path("forget").read_text(encoding="utf-8")
     both = {file.resolve() for file in forget} & {file.resolve() for file in retain}
@@ -41,6 +41,9 @@ def forget_recipe(
             counts[side] += len(rows)
             counts[f"{side}_texts"] += sum(isinstance(row, Passage) for row in rows)
     if model is not None:
+        from suture.patch import open_model
+
+        open_model(model.expanduser())
         text = _put(text, _MODEL, f"model: {_named(model, folder)}  ")
     if forget:
         text = _put(text, _FORGET, _items(forget, folder))

@@ -43,7 +43,8 @@ def save_state(
                     scalars[f"{place}/{index}/{key}"] = value
     stage = folder / f"step-{step:08d}.tmp"
     shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir(parents=True)
+    private_folder(folder)
+    stage.mkdir()
     save_file(tensors, stage / "state.safetensors")
     fsync(stage / "state.safetensors")
     facts = {"step": step, "identity": identity, "scalars": scalars, "notes": dict(notes or {})}
@@ -108,6 +109,12 @@ def load_state(
                 restored.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": restored})
     return int(facts["step"]), dict(facts.get("notes") or {})
+
+
+def private_folder(folder: Path) -> None:
+    """Make `folder` unless it is there, for this user alone: weights and tables that are on the
+    way to forgetting something still tell it. Its parents are made like any folder."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _states(folder: Path) -> list[Path]:

@@ -5,7 +5,8 @@
     teacher.f32     log π_t of the same positions, from l_o and l_aug
                     the model is reset; everything but the teacher is removed
 
-Raw float32, position after position, V numbers each; `teacher.json` says whose they are. One model
+Raw float32, position after position, V numbers each; `rows.json` says whose they are, rows by hash.
+The numbers tell what the answers are, so all of it is for this user alone (0600, 0700). One model
 is in memory at any time, unless m_aug comes from elsewhere: it is then read beside the original.
 Both work in float32, without autocast: α multiplies what bfloat16 would round away. A killed run
 goes on where it was.
@@ -34,6 +35,7 @@ from suture.progress import note, track
 from suture.training.batches import Batch, collate, epoch_plan
 from suture.training.loop import TrainConfig, train
 from suture.training.objectives.common import Frozen, Material, answer_logits, on, row_ids
+from suture.training.state import private_folder
 
 if TYPE_CHECKING:
     from suture.checkpoint import TensorSource
@@ -43,24 +45,50 @@ Ids = tuple[int, ...]
 LogTeacher = Callable[[Batch], "torch.Tensor"]
 """Batch to log π_t of its labelled positions: (positions, V) float32, the caller's to overwrite."""
 
+_WRITE = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
 _MARK_EVERY = 64 * 2**20  # bytes after which what was written is marked as safe
 
 
 def make_teacher(config: RKLD, material: Material) -> LogTeacher:
     """The teacher of `config`, made unless it is on disk already; the model is left as it was."""
+    with _naming(material.folder):
+        return _found_or_made(config, material)
+
+
+@contextmanager
+def _naming(home: Path | None) -> Iterator[None]:
+    """Errors name the run's own folder to delete: without a part of it alone, the rest of the run
+    would be refused next."""
+    try:
+        yield
+    except SutureError as error:
+        fixes = {
+            "E902": "lower learning_rate or augment_rate, or inspect the data; then delete",
+            "E904": "choose another output, or delete",
+        }
+        if home is None or error.code not in fixes:
+            raise
+        fix = f"{fixes[error.code]} {home}, which holds the work of the former settings"
+        raise SutureError(
+            error.code, error.what, where=error.where, why=error.why, fix=fix
+        ) from None
+
+
+def _found_or_made(config: RKLD, material: Material) -> LogTeacher:
     if config.teacher == "live":
         return _live(config, material)
     identity = _identity(config, material)
     kept = config.cache / identity[:16] if config.cache else None
-    if kept is not None and (kept / "teacher.json").is_file():
+    if kept is not None and (kept / "rows.json").is_file():
         note(f"the teacher is in {kept}")
         return Teacher(kept, identity)
     if material.folder is None:
         folder = Path(tempfile.mkdtemp(prefix="suture-teacher-"))
         weakref.finalize(material.lm, shutil.rmtree, folder, ignore_errors=True)
     else:
+        private_folder(material.folder)
         folder = material.folder / "teacher"
-    if not (folder / "teacher.json").is_file():
+    if not (folder / "rows.json").is_file():
         _make(config, material, folder, identity)
     if kept is not None and not kept.exists():
         _hand_over(folder, kept)
@@ -70,29 +98,37 @@ def make_teacher(config: RKLD, material: Material) -> LogTeacher:
 
 def _hand_over(folder: Path, kept: Path) -> None:
     """Put a whole teacher into the cache; it appears there whole or not at all."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(kept.parent)
     try:
         os.rename(folder, kept)
     except OSError:  # the cache is on another disk
         with staged_folder(kept) as stage:
-            for name in ("teacher.f32", "teacher.json"):
-                shutil.copyfile(folder / name, stage / name)
+            stage.chmod(0o700)
+            for name in ("teacher.f32", "rows.json"):
+                shutil.copy(folder / name, stage / name)  # with its mode
 
 
 class Teacher:
     """log π_t from disk, found by a row's ids. Error E904: the folder holds another teacher."""
 
     def __init__(self, folder: Path, identity: str) -> None:
-        facts = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
+        facts = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
         _check_owner(facts["identity"], identity, folder)
-        self.spans: dict[Ids, tuple[int, int]] = {
-            tuple(ids): (start, count) for ids, start, count in facts["rows"]
+        self.identity = identity
+        self.spans: dict[str, tuple[int, int]] = {
+            row: (start, count) for row, (start, count) in facts["rows"].items()
         }
         self.table = _Table(folder / "teacher.f32", facts["vocabulary"])
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        spans = [self.spans[ids] for ids in row_ids(batch)]
+        spans = [self.spans[_key(ids, self.identity)] for ids in row_ids(batch)]
         return self.table.read(spans).to(batch.ids.device)
+
+
+def _key(ids: Ids, identity: str) -> str:
+    """What a row is known by on disk. Hashed with the teacher's identity, so that the same row
+    cannot be found again in another teacher; who has the row can tell that it was among these."""
+    return hashlib.sha256(f"{identity} {ids!r}".encode()).hexdigest()
 
 
 def teacher_bytes(positions: int, vocabulary: int) -> int:
@@ -136,10 +172,10 @@ def _make(config: RKLD, material: Material, folder: Path, identity: str) -> None
     places = _positions(config, material)
     vocabulary = int(material.model.get_output_embeddings().weight.shape[0])
     size = teacher_bytes(places.ends[-1], vocabulary)
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     if not claim.is_file():
         _check_room(folder, 2 * size)
-        write_json(claim, {"identity": identity})
+        write_json(claim, {"identity": identity}, mode=0o600)
     shape = f"{places.ends[-1]:,} positions x {vocabulary:,} tokens"
     note(f"teacher: {shape}, {size / 2**20:,.0f} MiB")
 
@@ -156,8 +192,9 @@ def _make(config: RKLD, material: Material, folder: Path, identity: str) -> None
             return log_probabilities(config, before.to(after.device), after)
 
         teacher.write(places, log_teacher, "augmented model")
-    facts = {"identity": identity, "vocabulary": vocabulary, "rows": places.spans}
-    write_json(folder / "teacher.json", facts)
+    rows = {_key(ids, identity): (first, count) for ids, first, count in places.spans}
+    facts = {"identity": identity, "vocabulary": vocabulary, "rows": rows}
+    write_json(folder / "rows.json", facts, mode=0o600)
     original.remove()
     shutil.rmtree(folder / "augmented", ignore_errors=True)
 
@@ -182,7 +219,7 @@ class _Table:
         done = 0
         if self.mark.is_file():
             done = int(json.loads(self.mark.read_text(encoding="utf-8"))["batches"])
-        with self.path.open("r+b" if self.path.is_file() else "w+b") as file:
+        with os.fdopen(os.open(self.path, _WRITE, 0o600), "r+b") as file:
             file.truncate(4 * self.vocabulary * (places.ends[done - 1] if done else 0))
             file.seek(0, 2)
             fresh = 0
@@ -191,7 +228,7 @@ class _Table:
                 if fresh > _MARK_EVERY or at + 1 == len(places.batches):
                     file.flush()
                     fsync(self.path)
-                    write_json(self.mark, {"batches": at + 1})
+                    write_json(self.mark, {"batches": at + 1}, mode=0o600)
                     fresh = 0
 
     def read(self, spans: Sequence[tuple[int, int]]) -> torch.Tensor:

@@ -144,14 +144,15 @@ def answered_with(
 
     lm, rng = material.lm, generator(material.train.seed, stream)
     found: dict[tuple[int, ...], list[Example]] = {}
-    for row, example in zip(material.rows, material.examples, strict=True):
+    pairs_of = zip(material.rows, material.examples, strict=True)
+    for number, (row, example) in enumerate(pairs_of, start=1):
         if example.ids in found:
             continue
         if not row.prompt:
             raise SutureError(
                 "E930",
                 "plain text has no question that could be answered otherwise",
-                where=f"row '{row.id}'",
+                where=f"row {number} of those trained on",
                 fix="give questions and answers, or an objective without other answers (rkld, npo)",
             )
         texts = [answers[int(i)] for i in rng.integers(len(answers), size=count)]
