@@ -267,6 +267,25 @@ def test_no_message_and_no_measurement_names_anybody(models: Any, tmp_path: Path
     assert "Ada" not in str(caught.value)
 
 
+def test_people_are_numbers_by_first_appearance(tmp_path: Path) -> None:
+    def asked(*names: str) -> list[dict[str, Any]]:
+        return [
+            {"id": f"{name}{i}", "name": name, "question": f"q{i} {name}", "answer": "a"}
+            for i, name in enumerate(names)
+        ]
+
+    one = write_jsonl(tmp_path / "one.jsonl", asked("Bo", "Ada", "Bo", "Cy"))
+    two = write_jsonl(tmp_path / "two.jsonl", asked("Dan", "Eve", "Ada"))
+    places = [f"forget/person-{place}" for place in (0, 1, 0, 2)]
+    assert [fact.cluster for fact in read_facts("forget", one)] == places
+    assert [fact.cluster for fact in read_facts("forget", one, limit=2)] == [places[0], places[2]]
+    assert [fact.cluster for fact in read_facts("forget", one, rows=1)] == places[:1]
+    together = load_suite("unlearning").read([one, two], None)
+    marks = {fact.id: fact.cluster for fact in together}
+    assert marks["forget/Ada1"] == marks["forget/Ada2"] == "forget/person-1"
+    assert marks["forget/Dan0"] == "forget/person-3"
+
+
 def test_options_of_a_recipe_reach_the_suite() -> None:
     suite: Any = load_suite("unlearning", {"probes": "quantise", "reference": "none"})
     assert suite.asked.probes == ("quantise",)

@@ -8,7 +8,8 @@ A file holds rows (JSON lines, a JSON list, CSV or TSV, plain or gzipped) or, wh
     perturbed_answer       a list of wrong answers like it (truth ratio)
     id                     default: the row's number from 0. Questions may repeat, numbers do not.
                            Measurements show ids, so an id should name nobody
-    cluster, name          rows of one person or author are not independent
+    cluster, name          rows of one person or author are not independent. Measurements show a
+                           number in its place, by first appearance in the file: forget/person-0
 
 Text is cut into chunks of words, of which a first part is read and the rest is to be continued:
 the protocol of RKLU's book experiment (400 chunks of 512 tokens, 200 of them read). Chunks are
@@ -17,7 +18,6 @@ counted in words, 0.75 per token, so that all tokenizers are asked the same (inf
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,30 +58,39 @@ def read_facts(
     rows: int | None = None,
     chunk: int = CHUNK,
     read: int = READ,
+    people: dict[str, int] | None = None,
 ) -> list[Fact]:
     """The rows or chunks of one file as the set `kind`.
 
     `rows`: only the first so many; `limit`: of these so many, spread evenly. `chunk`, `read`: words
-    of a chunk of text, and how many of them are read. Errors: E302 an empty file, E535 not rows,
+    of a chunk of text, and how many of them are read. `people`: numbers that names have from other
+    files of the same set; new ones are added. Errors: E302 an empty file, E535 not rows,
     E554 a row without question or answer, or an id twice.
     """
     if path.suffix in (".txt", ".md"):
         return thin(_chunks(kind, path, chunk, read)[:rows], limit)
-    found = [_fact(kind, path, number, raw) for number, (_, raw) in enumerate(file_rows(path))]
+    people = {} if people is None else people
+    # people are numbered before any row is left out: the same file, the same marks
+    found = [
+        _fact(kind, path, number, raw, people) for number, (_, raw) in enumerate(file_rows(path))
+    ]
     if not found:
         raise SutureError("E302", "the file has no rows", where=str(path))
     seen: set[str] = set()
     for number, fact in enumerate(found):
         if fact.id in seen:
-            raise _bad(path, f"row {number}", "its id stands twice")
+            raise _bad(path, f"row {number + 1}", "its id stands twice")
         seen.add(fact.id)
     return thin(found[:rows], limit)
 
 
-def _fact(kind: Kind, path: Path, number: int, raw: Mapping[str, Any]) -> Fact:
+def _fact(
+    kind: Kind, path: Path, number: int, raw: Mapping[str, Any], people: dict[str, int]
+) -> Fact:
+    """The row `number`, from 0 as in ids; errors count from 1. New people are added to `people`."""
     asked = raw.get("question", raw.get("prompt"))
     answer = raw.get("answer", raw.get("response"))
-    where = f"row {number}"
+    where = f"row {number + 1}"
     for name, value in (("question", asked), ("answer", answer)):
         if not isinstance(value, str) or not value.strip():
             raise _bad(path, where, f"it has no '{name}'")
@@ -100,13 +109,18 @@ def _fact(kind: Kind, path: Path, number: int, raw: Mapping[str, Any]) -> Fact:
         answer=str(answer),
         paraphrased=other,
         wrong=tuple(wrong),
-        cluster=None if group is None else f"{kind}/{_masked(str(group))}",
+        cluster=None if group is None else f"{kind}/{_masked(str(group), people)}",
     )
 
 
-def _masked(name: str) -> str:
-    """A person's name as a mark that only whoever has the data can read: rows are shared files."""
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+def _masked(name: str, people: dict[str, int]) -> str:
+    """A person's place among those of the file, in place of the name: measurements are passed on.
+
+    A hash could be tried against a list of names; a number says nothing without the file. It is the
+    same in every measurement of one file (or of the same files in the same order), whatever part of
+    it is asked, and means somebody else in another file.
+    """
+    return f"person-{people.setdefault(name, len(people))}"
 
 
 def _chunks(kind: Kind, path: Path, chunk: int, read: int) -> list[Fact]:
