@@ -1,7 +1,8 @@
 """What kind of number a column holds, which its name says and its values may hide.
 
 Scores of 0 and 1 are counted, and have intervals of shares (Wilson, Tango). A KL that happens to be
-0 everywhere, grades that are all 1, or replies that all repeat the text are no counts: their intervals come from the bootstrap.
+0 everywhere, grades that are all 1, or replies that all repeat a text are no counts: their
+intervals come from the bootstrap.
 """
 
 from __future__ import annotations

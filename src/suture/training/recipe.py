@@ -185,7 +185,11 @@ def run_recipe(
     out = recipe.output or recipe.patch
     if out is None or (recipe.lora and recipe.output is None):
         raise SutureError(
-            "E913", "there is nowhere to write to", fix="give output (with lora) or patch"
+            "E913",
+            "there is nowhere to write to",
+            fix="a LoRA run writes an adapter: give output"
+            if recipe.lora
+            else "give output or patch",
         )
     if out.exists():
         raise SutureError(

@@ -224,7 +224,7 @@ def test_what_is_refused(models: Any, folder: Path, tmp_path: Path) -> None:
         assert caught.value.code == code, caught.value
         return caught.value
 
-    assert "--reference none" in str(refused("E548", "tofu", folder))
+    assert "--data ROWS --reference none" in str(refused("E548", "tofu", folder))
     refused("E548", "tofu", folder, reference=str(tmp_path / "absent.json"))
     refused("E549", "tofu", folder, reference=str(folder / "holdout10.json"))
     refused("E556", "unlearning", None)
@@ -247,7 +247,19 @@ def test_what_is_refused(models: Any, folder: Path, tmp_path: Path) -> None:
     spaced = [{**row, "answer": row["answer"].upper() + " "} for row in rows(wrong=False)]
     refused("E555", "unlearning", plain, holdout=str(write_jsonl(tmp_path / "s.jsonl", spaced)))
     long = [{"question": "q " * 600, "answer": "a"}]
-    refused("E506", "unlearning", write_jsonl(tmp_path / "long.jsonl", long))
+    found = refused("E506", "unlearning", write_jsonl(tmp_path / "long.jsonl", long))
+    assert "forget/0" in str(found)
+    book = tmp_path / "book.txt"
+    book.write_text("word " * 700)
+    found = refused("E506", "unlearning", book, chunk=600, read=300)
+    assert "--set chunk=WORDS --set read=WORDS" in str(found)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('\n{"question": "q", "answer": "a"}\n{"question": \n')
+    found = refused("E554", "unlearning", broken)
+    assert "broken.jsonl:3" in str(found)
+    assert '"options"' not in str(found)
+    broken.write_text('{"question": "q", "answer": "a"}\n{"question": "q"}\n')
+    assert "broken.jsonl:2" in str(refused("E554", "unlearning", broken))
 
 
 def test_no_message_and_no_measurement_names_anybody(models: Any, tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ def _definitions() -> dict[str, tuple[Better, str]]:
         "privleak": (
             "higher",
             "100 (A - A_retrain) / A_retrain, A = 1 - mia_auc_min_k (near 0 when memorised): about "
-            "-100 still memorised, 0 like the reference, positive forgotten beyond it; 0 is best; its "
-            "interval takes the reference's AUC as exact",
+            "-100 still memorised, 0 like the reference, positive forgotten beyond it; 0 is best; "
+            "its interval takes the reference's AUC as exact",
         ),
         "forget_probability_relearned": (
             "lower",

@@ -64,43 +64,41 @@ def read_facts(
 
     `rows`: only the first so many; `limit`: of these so many, spread evenly. `chunk`, `read`: words
     of a chunk of text, and how many of them are read. `people`: numbers that names have from other
-    files of the same set; new ones are added. Errors: E302 an empty file, E535 not rows,
-    E554 a row without question or answer, or an id twice.
+    files of the same set; new ones are added.
+    Errors: E302 an empty file, E554 not rows, a row without question or answer, an id twice.
     """
     if path.suffix in (".txt", ".md"):
         return thin(_chunks(kind, path, chunk, read)[:rows], limit)
     people = {} if people is None else people
     # people are numbered before any row is left out: the same file, the same marks
-    found = [
-        _fact(kind, path, number, raw, people) for number, (_, raw) in enumerate(file_rows(path))
-    ]
+    found: list[Fact] = []
+    seen: set[str] = set()
+    for number, (line, raw) in enumerate(file_rows(path, _bad)):
+        found.append(_fact(kind, path, number, line, raw, people))
+        if found[-1].id in seen:
+            raise _bad(path, line, "its id stands twice")
+        seen.add(found[-1].id)
     if not found:
         raise SutureError("E302", "the file has no rows", where=str(path))
-    seen: set[str] = set()
-    for number, fact in enumerate(found):
-        if fact.id in seen:
-            raise _bad(path, f"row {number + 1}", "its id stands twice")
-        seen.add(fact.id)
     return thin(found[:rows], limit)
 
 
 def _fact(
-    kind: Kind, path: Path, number: int, raw: Mapping[str, Any], people: dict[str, int]
+    kind: Kind, path: Path, number: int, line: int, raw: Mapping[str, Any], people: dict[str, int]
 ) -> Fact:
-    """The row `number`, from 0 as in ids; errors count from 1. New people are added to `people`."""
+    """The row `number`, from 0 as in ids; errors say its `line`. `people` gains who is new."""
     asked = raw.get("question", raw.get("prompt"))
     answer = raw.get("answer", raw.get("response"))
-    where = f"row {number + 1}"
     for name, value in (("question", asked), ("answer", answer)):
         if not isinstance(value, str) or not value.strip():
-            raise _bad(path, where, f"it has no '{name}'")
+            raise _bad(path, line, f"it has no '{name}'")
     other = raw.get("paraphrased_answer")
     wrong = raw.get("perturbed_answer", [])
     wrong = [wrong] if isinstance(wrong, str) else wrong
     if not isinstance(wrong, list) or not all(isinstance(w, str) and w.strip() for w in wrong):
-        raise _bad(path, where, "'perturbed_answer' is not a list of texts")
+        raise _bad(path, line, "'perturbed_answer' is not a list of texts")
     if other is not None and (not isinstance(other, str) or not other.strip()):
-        raise _bad(path, where, "'paraphrased_answer' is not a text")
+        raise _bad(path, line, "'paraphrased_answer' is not a text")
     group = raw.get("cluster", raw.get("name"))
     return Fact(
         id=f"{kind}/{raw.get('id', number)}",
@@ -127,7 +125,7 @@ def _chunks(kind: Kind, path: Path, chunk: int, read: int) -> list[Fact]:
     """Whole chunks, at most CHUNKS of them, spread evenly over the text; a short text is one."""
     words = _WORD.findall(file_text(path).lstrip())
     if len(words) < 2:
-        raise _bad(path, "the text", "there is nothing to continue")
+        raise _bad(path, 1, "there is nothing to continue")
     facts = []
     for number, start in enumerate(range(0, max(1, len(words) - chunk + 1), chunk)):
         part = words[start : start + chunk]
@@ -139,11 +137,11 @@ def _chunks(kind: Kind, path: Path, chunk: int, read: int) -> list[Fact]:
     return thin(facts, min(CHUNKS, len(facts)))
 
 
-def _bad(path: Path, where: str, what: str) -> SutureError:
+def _bad(path: Path, line: int, what: str) -> SutureError:
     return SutureError(
         "E554",
         f"not a row to forget or to keep: {what}",
-        where=f"{path}, {where}",
+        where=f"{path}:{line}",
         fix='write {"question": "...", "answer": "..."} per row; docs/suites.md lists the columns',
     )
 

@@ -243,8 +243,8 @@ def attacks(
 ) -> Derived:
     """An AUC per attack that both sides have scores for, and PrivLeak where it has a reference.
 
-    PrivLeak's interval is that of the model's AUC, carried over; the reference's AUC counts as exact
-    though it is measured on a sample as well, so the interval is too narrow rather than too wide.
+    PrivLeak's interval is that of the model's AUC, carried over. The reference's AUC counts as
+    exact, though it is of a sample as well: the interval is too narrow rather than too wide.
     """
     found: Derived = {}
     for attack in ATTACKS:
