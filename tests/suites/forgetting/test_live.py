@@ -187,6 +187,9 @@ def test_probes_leave_the_model_alone(models: Any, tmp_path: Path) -> None:
     assert found.metrics["forget_probability_relearned"] > found.metrics["forget_probability"]
     assert found.metrics["forget_probability_quantised"] != found.metrics["forget_probability"]
     assert "relearn_robustness" not in found.metrics
+    inputs = found.derived["forget_probability_relearned"]["inputs"]
+    assert inputs == {"before": found.metrics["forget_probability"], "steps": 1}
+    assert "relearn_steps" not in found.metrics
     assert set(found.derived["quantise_robustness"]["inputs"]) == {"before", "after"}
     assert all(torch.equal(v, before[k]) for k, v in lm.model.state_dict().items())
     assert not any(p.requires_grad for p in lm.model.parameters())
@@ -199,6 +202,10 @@ def test_probes_leave_the_model_alone(models: Any, tmp_path: Path) -> None:
         max_new_tokens=2,
     )
     assert again.metrics["relearn_robustness"] == 1.0
+    assert again.derived["relearn_robustness"]["inputs"]["steps"] == 1
+    small = {**options, "probes": "relearn", "relearn_tokens": 8}
+    short = measure("unlearning", lm, data=data, options=small, max_new_tokens=2)
+    assert short.derived["forget_probability_relearned"]["inputs"]["steps"] > 1
     with pytest.raises(SutureError, match="E548"):
         measure("unlearning", lm, data=data, options={"probes": "relearn"})
 

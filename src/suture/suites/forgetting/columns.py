@@ -111,7 +111,8 @@ def _definitions() -> dict[str, tuple[Better, str]]:
         ),
         "forget_probability_relearned": (
             "lower",
-            "forget_probability after the rows to forget were trained on again",
+            "forget_probability after one pass of training on the rows to forget; compare with the "
+            "value before the pass",
         ),
         "forget_probability_quantised": (
             "lower",

@@ -299,11 +299,15 @@ def robustness(rows: Sequence[Row], reference: Reference | None) -> Derived:
         ):
             found[name] = entry(name, value, len(quantised), inputs=raw)
     relearned = _column(rows, "forget_probability_relearned")
+    after = math.fsum(relearned) / len(relearned) if relearned else 0.0
+    passed = {"steps": int(steps[0])} if (steps := _column(rows, "relearn_steps")) else {}
+    if relearned:
+        name = "forget_probability_relearned"
+        found[name] = entry(name, after, len(relearned), inputs={"before": before, **passed})
     if relearned and reference is not None:
         old, new = reference.relearned()
-        after = math.fsum(relearned) / len(relearned)
         gain, base = after - before, new - old
-        raw = {"before": before, "after": after}
+        raw = {"before": before, "after": after, **passed}
         raw |= {"reference_before": old, "reference_after": new}
         ratio = min(max(base, 0.0) / gain, 1.0) if gain > 0 else 1.0
         for name, value in (
