@@ -28,6 +28,7 @@ from suture.data import (
     encode,
     read_answered,
     rows_sha256,
+    same_text,
 )
 from suture.errors import SutureError
 from suture.lazy import torch
@@ -276,7 +277,7 @@ def check_apart(
 ) -> None:
     """Error E915: rows that are to be trained on stand among those to keep, named.
 
-    Rows are the same if prompt and response are, spaces around them aside.
+    Rows are the same if prompt and response are, case and blanks aside (as in the suites).
     """
     held = {_text(row): name for name, row in retain}
     both = {name: held[_text(row)] for name, row in data if _text(row) in held}
@@ -293,7 +294,7 @@ def check_apart(
 
 
 def _text(row: Pair) -> tuple[str, str]:
-    return row.prompt.strip(), (row.response or "").strip()
+    return same_text(row.prompt), same_text(row.response or "")
 
 
 def encode_rows(

@@ -26,9 +26,10 @@ from typing import Any
 from pydantic import Field
 
 from suture.config import FrozenConfig
+from suture.data import same_text
 from suture.data.records import Text
 from suture.errors import SutureError
-from suture.suites.common import same_text, thin
+from suture.suites.common import thin
 from suture.suites.forgetting.columns import Kind
 from suture.suites.questions import file_rows, file_text
 
