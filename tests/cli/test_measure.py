@@ -12,7 +12,7 @@ import pytest
 
 from helpers import write_jsonl
 from suture.cli.main import run
-from suture.cli.measure import show, spread
+from suture.cli.measure import _ends, show, spread
 from suture.ledger import Measurement, Row, mean_scores
 
 PROMPTS = [{"id": str(i), "prompt": f"How do I bake loaf {i}?"} for i in range(4)]
@@ -414,3 +414,11 @@ def test_scoring_shows_its_own_time(tmp_path: Path, capsys: Any) -> None:
     capsys.readouterr()
     assert run(["score", str(out), "-o", str(tmp_path / "again.json")]) == 0
     assert "7200" not in capsys.readouterr().out
+
+
+def test_a_tiny_number_keeps_its_digits_in_the_interval() -> None:
+    assert _ends((7.512e-4, 1.021e-3), 8.778e-4) == "7.512e-04 to 1.021e-03"
+    assert _ends((0.0, 2e-5), 1e-5) == "0.000 to 2.000e-05"
+    assert _ends((4e-4, 0.05), 0.02) == "4.000e-04 to 0.050"
+    assert _ends((0.0, 0.5), 0.25) == "0.000 to 0.500"
+    assert _ends(None, 0.25) == "no interval"

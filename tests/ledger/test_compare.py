@@ -183,6 +183,10 @@ def test_a_kl_of_zeros_is_no_share() -> None:
     assert not counted("kl", [0.0, 1.0])
     assert not counted("grade_turn_1", [1.0])
     assert not counted("token_time_ratio", [1.0])
+    assert not counted("extraction_strength", [0.0, 1.0])
+    assert not counted("exact_memorisation", [1.0])
+    assert not counted("forget_truth_share", [0.0])
+    assert not counted("forget_rouge", [0.0, 1.0])
     assert counted("grade_unparsed", [0.0, 1.0])
     assert counted("losses", [0.0, 1.0])
 

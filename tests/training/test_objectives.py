@@ -301,6 +301,9 @@ def test_refusals(folder: Path) -> None:
     with pytest.raises(SutureError) as nowhere:
         run_recipe(recipe(folder, "q", patch=None))
     assert nowhere.value.code == "E913"
+    with pytest.raises(SutureError, match="writes an adapter: give output") as adapter:
+        run_recipe(recipe(folder, "q", lora={"rank": 2}))
+    assert adapter.value.code == "E913"
     with pytest.raises(SutureError) as unknown:
         recipe(folder, "q", objective={"name": "npo", "bta": 1})
     assert unknown.value.code == "E701"

@@ -135,6 +135,10 @@ def test_rows_that_stand_in_data_and_in_retain_are_named(base):
         run_recipe(recipe(base, "out", retain=[{"file": folder / "kept.jsonl"}]))
     assert caught.value.code == "E915"
     assert caught.value.where == f"{folder / 'rows.jsonl'}:4 = {folder / 'kept.jsonl'}:2"
+    loud = {"prompt": f" {ROWS[3]['prompt']}".upper(), "response": f"{ROWS[3]['response']}\n "}
+    write_jsonl(folder / "kept.jsonl", [loud])
+    with pytest.raises(SutureError, match="E915"):  # the suites call these the same as well
+        run_recipe(recipe(base, "out", retain=[{"file": folder / "kept.jsonl"}]))
     other = {**ROWS[3], "response": "no"}  # another answer to the same question may be kept
     write_jsonl(folder / "kept.jsonl", [other])
     run_recipe(recipe(base, "out", retain=[{"file": folder / "kept.jsonl"}]))

@@ -325,8 +325,8 @@ def show(
     rows = [
         (
             name,
-            f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3e}",
-            _ends(intervals[name]),
+            f"{value:.3e}" if _tiny(value) else f"{value:.4f}",
+            _ends(intervals[name], value),
             stands_on(measurement, name),
             _direction(measurement, name),
         )
@@ -347,8 +347,19 @@ def show(
             emit(f"{name}: the judge's words could not be read for {value:.0%} of the replies")
 
 
-def _ends(interval: tuple[float, float] | None) -> str:
-    return "no interval" if interval is None else "{:.3f} to {:.3f}".format(*interval)
+def _ends(interval: tuple[float, float] | None, value: float) -> str:
+    """The interval of `value`; where the value needs an exponent, its ends have one too."""
+    if interval is None:
+        return "no interval"
+    low, high = (
+        f"{end:.3e}" if _tiny(end) or (_tiny(value) and end) else f"{end:.3f}" for end in interval
+    )
+    return f"{low} to {high}"
+
+
+def _tiny(value: float) -> bool:
+    """Whether fixed decimals would show next to nothing of it."""
+    return 0 < abs(value) < 0.001
 
 
 def _direction(measurement: Measurement, name: str) -> str:

@@ -59,3 +59,9 @@ def rows_sha256(rows: Iterable[Pair]) -> str:
     """SHA-256 of prompts and responses, each pair once: repeats, ids and file layout aside."""
     texts = dict.fromkeys(json.dumps([row.prompt, row.response]) for row in rows)
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def same_text(text: str) -> str:
+    """`text` without differences of case and blanks: what makes two prompts or two answers one,
+    wherever a row must not stand on two sides."""
+    return " ".join(text.casefold().split())

@@ -1,7 +1,8 @@
 """What kind of number a column holds, which its name says and its values may hide.
 
 Scores of 0 and 1 are counted, and have intervals of shares (Wilson, Tango). A KL that happens to be
-0 everywhere, or grades that are all 1, are no counts: their intervals come from the bootstrap.
+0 everywhere, grades that are all 1, or replies that all repeat a text are no counts: their
+intervals come from the bootstrap.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 
 _MEASURED = re.compile(
     r"distinct_2|repetition|preference|grade(?:_turn_\d+)?"
+    r"|exact_memorisation|extraction_strength|forget_truth_share|(?:forget|holdout)_attack_.*"
     r"|(?:.*_)?(?:kl|logprob|ratio|rouge|bleu|probability|perplexity|loss|nll|seconds|per_second)"
     r"(?:_.*)?"
 )

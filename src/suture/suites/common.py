@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from suture.config import FrozenConfig
+from suture.data import same_text
 from suture.errors import SutureError, TooLongError
 from suture.ledger import Better, ReplyRow, Row
 
@@ -205,11 +206,6 @@ def part_of(items: Sequence[I], part: Sequence[float] | None) -> list[I]:
             fix="take a larger part, or a larger limit",
         )
     return found
-
-
-def same_text(text: str) -> str:
-    """`text` without differences of case and blanks: what makes two prompts one."""
-    return " ".join(text.casefold().split())
 
 
 def _place(item: Any) -> float:

@@ -233,8 +233,15 @@ def _index(answer: Any) -> int:
     return int(text)
 
 
-def file_rows(path: Path) -> Iterator[tuple[int, Raw]]:
-    """(line or row number, columns) of every row."""
+def file_rows(
+    path: Path, strange: Callable[[Path, int, str], SutureError] | None = None
+) -> Iterator[tuple[int, Raw]]:
+    """(line or row number, from 1, and columns) of every row.
+
+    `strange(path, number, what)`: the error where there is no row; by default E535, which shows
+    the shapes of questions.
+    """
+    strange = strange or _strange
     text = file_text(path)
     kind = [s for s in path.suffixes if s != ".gz"][-1:] or [""]
     if kind[0] in (".csv", ".tsv"):
@@ -245,34 +252,40 @@ def file_rows(path: Path) -> Iterator[tuple[int, Raw]]:
             content = json.loads(text)
         except ValueError as error:
             if str(error).startswith("Extra data"):  # JSON lines under the name of JSON
-                yield from _objects(path, _lines(path, text))
+                yield from _objects(path, _lines(path, text, strange), strange)
                 return
-            raise _strange(path, 1, f"not JSON: {error}") from None
+            raise strange(path, 1, f"not JSON: {error}") from None
         if isinstance(content, dict) and content.keys() & {"question", "prompt"}:
             content = [content]  # JSON lines, of which there is one
         rows = content.get("examples") if isinstance(content, dict) else content
         if not isinstance(rows, list):
-            raise _strange(path, 1, "neither a list nor an object with 'examples'")
+            raise strange(path, 1, "neither a list nor an object with 'examples'")
         numbered: Iterator[tuple[int, Any]] = iter(enumerate(rows, 1))
     else:
-        numbered = _lines(path, text)
-    yield from _objects(path, numbered)
+        numbered = _lines(path, text, strange)
+    yield from _objects(path, numbered, strange)
 
 
-def _objects(path: Path, numbered: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Raw]]:
+def _objects(
+    path: Path,
+    numbered: Iterator[tuple[int, Any]],
+    strange: Callable[[Path, int, str], SutureError],
+) -> Iterator[tuple[int, Raw]]:
     for number, row in numbered:
         if not isinstance(row, dict):
-            raise _strange(path, number, "the row is not an object")
+            raise strange(path, number, "the row is not an object")
         yield number, row
 
 
-def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+def _lines(
+    path: Path, text: str, strange: Callable[[Path, int, str], SutureError]
+) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)
             except ValueError as error:
-                raise _strange(path, number, f"not JSON: {error}") from None
+                raise strange(path, number, f"not JSON: {error}") from None
 
 
 def _table(text: str, delimiter: str) -> Iterator[tuple[int, Raw]]:

@@ -64,7 +64,8 @@ class Unlearning(Forgetting):
                 where="--data",
                 fix='give --data FILE with {"question": "...", "answer": "..."} per row, or a .txt',
             )
-        items = [fact for file in files for fact in self._facts("forget", file, limit)]
+        people: dict[str, int] = {}  # somebody may stand in two files
+        items = [fact for file in files for fact in self._facts("forget", file, limit, people)]
         more: list[tuple[Kind, Path | None]] = [
             ("retain", self.asked.retain),
             ("holdout", self.asked.holdout),
@@ -75,9 +76,13 @@ class Unlearning(Forgetting):
         ratios = any(fact.wrong for fact in items if fact.kind == "forget")
         return self.checked(items, needs_reference=ratios or "relearn" in self.asked.probes)
 
-    def _facts(self, kind: Kind, path: Path, limit: int | None) -> list[Fact]:
-        rows, chunk, read = self.first_rows(kind), self.asked.chunk, self.asked.read
-        return read_facts(kind, path, limit=limit, rows=rows, chunk=chunk, read=read)
+    def _facts(
+        self, kind: Kind, path: Path, limit: int | None, people: dict[str, int] | None = None
+    ) -> list[Fact]:
+        asked, rows = self.asked, self.first_rows(kind)
+        return read_facts(
+            kind, path, limit=limit, rows=rows, chunk=asked.chunk, read=asked.read, people=people
+        )
 
     def utility(self, rows: Sequence[Row]) -> tuple[Kind, ...]:
         """The sets asked for; by default those whose rows all have wrong answers."""

@@ -28,6 +28,7 @@ from suture.data import (
     encode,
     read_answered_numbered,
     rows_sha256,
+    same_text,
 )
 from suture.errors import SutureError
 from suture.lazy import torch
@@ -185,7 +186,11 @@ def run_recipe(
     out = recipe.output or recipe.patch
     if out is None or (recipe.lora and recipe.output is None):
         raise SutureError(
-            "E913", "there is nowhere to write to", fix="give output (with lora) or patch"
+            "E913",
+            "there is nowhere to write to",
+            fix="a LoRA run writes an adapter: give output"
+            if recipe.lora
+            else "give output or patch",
         )
     check_free(recipe)
     if recipe.lora and recipe.patch:
@@ -278,7 +283,7 @@ def check_apart(
 ) -> None:
     """Error E915: rows that are to be trained on stand among those to keep, named.
 
-    Rows are the same if prompt and response are, spaces around them aside.
+    Rows are the same if prompt and response are, case and blanks aside (as in the suites).
     """
     held = {_text(row): name for name, row in retain}
     both = {name: held[_text(row)] for name, row in data if _text(row) in held}
@@ -295,7 +300,7 @@ def check_apart(
 
 
 def _text(row: Pair) -> tuple[str, str]:
-    return row.prompt.strip(), (row.response or "").strip()
+    return same_text(row.prompt), same_text(row.response or "")
 
 
 def encode_rows(

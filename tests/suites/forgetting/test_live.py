@@ -187,6 +187,9 @@ def test_probes_leave_the_model_alone(models: Any, tmp_path: Path) -> None:
     assert found.metrics["forget_probability_relearned"] > found.metrics["forget_probability"]
     assert found.metrics["forget_probability_quantised"] != found.metrics["forget_probability"]
     assert "relearn_robustness" not in found.metrics
+    inputs = found.derived["forget_probability_relearned"]["inputs"]
+    assert inputs == {"before": found.metrics["forget_probability"], "steps": 1}
+    assert "relearn_steps" not in found.metrics
     assert set(found.derived["quantise_robustness"]["inputs"]) == {"before", "after"}
     assert all(torch.equal(v, before[k]) for k, v in lm.model.state_dict().items())
     assert not any(p.requires_grad for p in lm.model.parameters())
@@ -199,6 +202,10 @@ def test_probes_leave_the_model_alone(models: Any, tmp_path: Path) -> None:
         max_new_tokens=2,
     )
     assert again.metrics["relearn_robustness"] == 1.0
+    assert again.derived["relearn_robustness"]["inputs"]["steps"] == 1
+    small = {**options, "probes": "relearn", "relearn_tokens": 8}
+    short = measure("unlearning", lm, data=data, options=small, max_new_tokens=2)
+    assert short.derived["forget_probability_relearned"]["inputs"]["steps"] > 1
     with pytest.raises(SutureError, match="E548"):
         measure("unlearning", lm, data=data, options={"probes": "relearn"})
 
@@ -224,7 +231,7 @@ def test_what_is_refused(models: Any, folder: Path, tmp_path: Path) -> None:
         assert caught.value.code == code, caught.value
         return caught.value
 
-    assert "--reference none" in str(refused("E548", "tofu", folder))
+    assert "--data ROWS --reference none" in str(refused("E548", "tofu", folder))
     refused("E548", "tofu", folder, reference=str(tmp_path / "absent.json"))
     refused("E549", "tofu", folder, reference=str(folder / "holdout10.json"))
     refused("E556", "unlearning", None)
@@ -247,7 +254,19 @@ def test_what_is_refused(models: Any, folder: Path, tmp_path: Path) -> None:
     spaced = [{**row, "answer": row["answer"].upper() + " "} for row in rows(wrong=False)]
     refused("E555", "unlearning", plain, holdout=str(write_jsonl(tmp_path / "s.jsonl", spaced)))
     long = [{"question": "q " * 600, "answer": "a"}]
-    refused("E506", "unlearning", write_jsonl(tmp_path / "long.jsonl", long))
+    found = refused("E506", "unlearning", write_jsonl(tmp_path / "long.jsonl", long))
+    assert "forget/0" in str(found)
+    book = tmp_path / "book.txt"
+    book.write_text("word " * 700)
+    found = refused("E506", "unlearning", book, chunk=600, read=300)
+    assert "--set chunk=WORDS --set read=WORDS" in str(found)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('\n{"question": "q", "answer": "a"}\n{"question": \n')
+    found = refused("E554", "unlearning", broken)
+    assert "broken.jsonl:3" in str(found)
+    assert '"options"' not in str(found)
+    broken.write_text('{"question": "q", "answer": "a"}\n{"question": "q"}\n')
+    assert "broken.jsonl:2" in str(refused("E554", "unlearning", broken))
 
 
 def test_no_message_and_no_measurement_names_anybody(models: Any, tmp_path: Path) -> None:
@@ -265,6 +284,25 @@ def test_no_message_and_no_measurement_names_anybody(models: Any, tmp_path: Path
     with pytest.raises(SutureError) as caught:
         measure("unlearning", models[0], data=data, options={"retain": str(data)})
     assert "Ada" not in str(caught.value)
+
+
+def test_people_are_numbers_by_first_appearance(tmp_path: Path) -> None:
+    def asked(*names: str) -> list[dict[str, Any]]:
+        return [
+            {"id": f"{name}{i}", "name": name, "question": f"q{i} {name}", "answer": "a"}
+            for i, name in enumerate(names)
+        ]
+
+    one = write_jsonl(tmp_path / "one.jsonl", asked("Bo", "Ada", "Bo", "Cy"))
+    two = write_jsonl(tmp_path / "two.jsonl", asked("Dan", "Eve", "Ada"))
+    places = [f"forget/person-{place}" for place in (0, 1, 0, 2)]
+    assert [fact.cluster for fact in read_facts("forget", one)] == places
+    assert [fact.cluster for fact in read_facts("forget", one, limit=2)] == [places[0], places[2]]
+    assert [fact.cluster for fact in read_facts("forget", one, rows=1)] == places[:1]
+    together = load_suite("unlearning").read([one, two], None)
+    marks = {fact.id: fact.cluster for fact in together}
+    assert marks["forget/Ada1"] == marks["forget/Ada2"] == "forget/person-1"
+    assert marks["forget/Dan0"] == "forget/person-3"
 
 
 def test_options_of_a_recipe_reach_the_suite() -> None:

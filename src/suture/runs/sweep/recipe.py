@@ -183,7 +183,7 @@ def measured_metrics(recipe: Recipe) -> list[str]:
 
 def check_apart(selection: Recipe, report: Recipe) -> None:
     """E736 when a prompt stands on both sides in suites of one kind."""
-    from suture.suites.common import same_text
+    from suture.data import same_text
 
     seen: dict[tuple[str, str], tuple[str, str]] = {}
     for label, spec in selection.suites.items():

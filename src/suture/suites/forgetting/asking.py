@@ -7,10 +7,11 @@ text. Nothing is kept between two calls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from suture.errors import SutureError
+from suture.errors import SutureError, TooLongError
 from suture.ledger import ReplyRow, Row
 from suture.suites.forgetting.columns import fact_scores
 from suture.suites.forgetting.facts import Fact
@@ -41,12 +42,28 @@ def ask_facts(
     other tokens). Held-out rows and other text are not replied to.
     """
     asked = [encoded(lm, fact) for fact in facts]
-    losses = answer_losses(lm, asked)
+    with _naming(facts):
+        losses = answer_losses(lm, asked)
     rows: dict[str, Row] = {}
     for fact, values in zip(facts, losses, strict=True):
         rows[fact.id] = Row(fact.id, _likely(fact, values), fact.cluster)
     _by_heart(lm, facts, asked, losses, rows, mink_k, before)
     return [rows[fact.id] for fact in facts], _replies(lm, facts, asked, max_new_tokens)
+
+
+@contextmanager
+def _naming(facts: Sequence[Fact]) -> Iterator[None]:
+    """A row that is too long for a model is called by its id, a chunk with how to cut it (E506)."""
+    try:
+        yield
+    except TooLongError as error:
+        fact = facts[error.row]
+        if fact.chunk:
+            error.fix = (
+                "take smaller chunks: --set chunk=WORDS --set read=WORDS "
+                "(384 and 150 by default; read is below chunk)"
+            )
+        raise error.called(fact.id) from None
 
 
 def said_scores(fact: Fact, reply: str, rouge: Rouge) -> dict[str, float]:
@@ -153,7 +170,8 @@ def _known(before: LoadedModel, facts: Sequence[Fact], ends: Sequence[Ids]) -> l
                 why="losses per token of two tokenizers cannot be subtracted",
                 fix="give a before model of the same family, or leave out --before",
             )
-    return [row[0] for row in answer_losses(before, asked)]
+    with _naming(facts):
+        return [row[0] for row in answer_losses(before, asked)]
 
 
 def _without_end(reading: TokenReading) -> TokenReading:
@@ -178,16 +196,13 @@ def _replies(
     spoken = [i for i, fact in enumerate(facts) if fact.kind not in UNSPOKEN]
     plain = [i for i in spoken if facts[i].chunk]
     questions = [facts[i] for i in spoken if not facts[i].chunk]
-    found = dict(
-        zip(
-            [fact.id for fact in questions],
-            generate(lm, [fact.prompt for fact in questions], max_new_tokens=max_new_tokens),
-            strict=True,
-        )
-    )
+    with _naming(questions):
+        replies = generate(lm, [fact.prompt for fact in questions], max_new_tokens=max_new_tokens)
+    found = dict(zip([fact.id for fact in questions], replies, strict=True))
     if plain:
         room = max(len(asked[i][1][0]) for i in plain)
-        continued = generate_ids(lm, [asked[i][0] for i in plain], max_new_tokens=room)
+        with _naming([facts[i] for i in plain]):
+            continued = generate_ids(lm, [asked[i][0] for i in plain], max_new_tokens=room)
         found |= {facts[i].id: reply for i, reply in zip(plain, continued, strict=True)}
     rows = []
     for i in spoken:

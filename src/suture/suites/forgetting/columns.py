@@ -106,11 +106,13 @@ def _definitions() -> dict[str, tuple[Better, str]]:
         "privleak": (
             "higher",
             "100 (A - A_retrain) / A_retrain, A = 1 - mia_auc_min_k (near 0 when memorised): about "
-            "-100 still memorised, 0 like the reference, positive forgotten beyond it; 0 is best",
+            "-100 still memorised, 0 like the reference, positive forgotten beyond it; 0 is best; "
+            "its interval takes the reference's AUC as exact",
         ),
         "forget_probability_relearned": (
             "lower",
-            "forget_probability after the rows to forget were trained on again",
+            "forget_probability after one pass of training on the rows to forget; compare with the "
+            "value before the pass",
         ),
         "forget_probability_quantised": (
             "lower",

@@ -8,7 +8,8 @@ A file holds rows (JSON lines, a JSON list, CSV or TSV, plain or gzipped) or, wh
     perturbed_answer       a list of wrong answers like it (truth ratio)
     id                     default: the row's number from 0. Questions may repeat, numbers do not.
                            Measurements show ids, so an id should name nobody
-    cluster, name          rows of one person or author are not independent
+    cluster, name          rows of one person or author are not independent. Measurements show a
+                           number in its place, by first appearance in the file: forget/person-0
 
 Text is cut into chunks of words, of which a first part is read and the rest is to be continued:
 the protocol of RKLU's book experiment (400 chunks of 512 tokens, 200 of them read). Chunks are
@@ -17,7 +18,6 @@ counted in words, 0.75 per token, so that all tokenizers are asked the same (inf
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,9 +26,10 @@ from typing import Any
 from pydantic import Field
 
 from suture.config import FrozenConfig
+from suture.data import same_text
 from suture.data.records import Text
 from suture.errors import SutureError
-from suture.suites.common import same_text, thin
+from suture.suites.common import thin
 from suture.suites.forgetting.columns import Kind
 from suture.suites.questions import file_rows, file_text
 
@@ -58,40 +59,47 @@ def read_facts(
     rows: int | None = None,
     chunk: int = CHUNK,
     read: int = READ,
+    people: dict[str, int] | None = None,
 ) -> list[Fact]:
     """The rows or chunks of one file as the set `kind`.
 
     `rows`: only the first so many; `limit`: of these so many, spread evenly. `chunk`, `read`: words
-    of a chunk of text, and how many of them are read. Errors: E302 an empty file, E535 not rows,
-    E554 a row without question or answer, or an id twice.
+    of a chunk of text, and how many of them are read. `people`: numbers that names have from other
+    files of the same set; new ones are added.
+    Errors: E302 an empty file, E554 not rows, a row without question or answer, an id twice.
     """
     if path.suffix in (".txt", ".md"):
         return thin(_chunks(kind, path, chunk, read)[:rows], limit)
-    found = [_fact(kind, path, number, raw) for number, (_, raw) in enumerate(file_rows(path))]
+    people = {} if people is None else people
+    # people are numbered before any row is left out: the same file, the same marks
+    found: list[Fact] = []
+    seen: set[str] = set()
+    for number, (line, raw) in enumerate(file_rows(path, _bad)):
+        found.append(_fact(kind, path, number, line, raw, people))
+        if found[-1].id in seen:
+            raise _bad(path, line, "its id stands twice")
+        seen.add(found[-1].id)
     if not found:
         raise SutureError("E302", "the file has no rows", where=str(path))
-    seen: set[str] = set()
-    for number, fact in enumerate(found):
-        if fact.id in seen:
-            raise _bad(path, f"row {number}", "its id stands twice")
-        seen.add(fact.id)
     return thin(found[:rows], limit)
 
 
-def _fact(kind: Kind, path: Path, number: int, raw: Mapping[str, Any]) -> Fact:
+def _fact(
+    kind: Kind, path: Path, number: int, line: int, raw: Mapping[str, Any], people: dict[str, int]
+) -> Fact:
+    """The row `number`, from 0 as in ids; errors say its `line`. `people` gains who is new."""
     asked = raw.get("question", raw.get("prompt"))
     answer = raw.get("answer", raw.get("response"))
-    where = f"row {number}"
     for name, value in (("question", asked), ("answer", answer)):
         if not isinstance(value, str) or not value.strip():
-            raise _bad(path, where, f"it has no '{name}'")
+            raise _bad(path, line, f"it has no '{name}'")
     other = raw.get("paraphrased_answer")
     wrong = raw.get("perturbed_answer", [])
     wrong = [wrong] if isinstance(wrong, str) else wrong
     if not isinstance(wrong, list) or not all(isinstance(w, str) and w.strip() for w in wrong):
-        raise _bad(path, where, "'perturbed_answer' is not a list of texts")
+        raise _bad(path, line, "'perturbed_answer' is not a list of texts")
     if other is not None and (not isinstance(other, str) or not other.strip()):
-        raise _bad(path, where, "'paraphrased_answer' is not a text")
+        raise _bad(path, line, "'paraphrased_answer' is not a text")
     group = raw.get("cluster", raw.get("name"))
     return Fact(
         id=f"{kind}/{raw.get('id', number)}",
@@ -100,20 +108,25 @@ def _fact(kind: Kind, path: Path, number: int, raw: Mapping[str, Any]) -> Fact:
         answer=str(answer),
         paraphrased=other,
         wrong=tuple(wrong),
-        cluster=None if group is None else f"{kind}/{_masked(str(group))}",
+        cluster=None if group is None else f"{kind}/{_masked(str(group), people)}",
     )
 
 
-def _masked(name: str) -> str:
-    """A person's name as a mark that only whoever has the data can read: rows are shared files."""
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+def _masked(name: str, people: dict[str, int]) -> str:
+    """A person's place among those of the file, in place of the name: measurements are passed on.
+
+    A hash could be tried against a list of names; a number says nothing without the file. It is the
+    same in every measurement of one file (or of the same files in the same order), whatever part of
+    it is asked, and means somebody else in another file.
+    """
+    return f"person-{people.setdefault(name, len(people))}"
 
 
 def _chunks(kind: Kind, path: Path, chunk: int, read: int) -> list[Fact]:
     """Whole chunks, at most CHUNKS of them, spread evenly over the text; a short text is one."""
     words = _WORD.findall(file_text(path).lstrip())
     if len(words) < 2:
-        raise _bad(path, "the text", "there is nothing to continue")
+        raise _bad(path, 1, "there is nothing to continue")
     facts = []
     for number, start in enumerate(range(0, max(1, len(words) - chunk + 1), chunk)):
         part = words[start : start + chunk]
@@ -125,11 +138,11 @@ def _chunks(kind: Kind, path: Path, chunk: int, read: int) -> list[Fact]:
     return thin(facts, min(CHUNKS, len(facts)))
 
 
-def _bad(path: Path, where: str, what: str) -> SutureError:
+def _bad(path: Path, line: int, what: str) -> SutureError:
     return SutureError(
         "E554",
         f"not a row to forget or to keep: {what}",
-        where=f"{path}, {where}",
+        where=f"{path}:{line}",
         fix='write {"question": "...", "answer": "..."} per row; docs/suites.md lists the columns',
     )
 

@@ -46,7 +46,7 @@ def probed(
     tokens: int,
     seed: int,
 ) -> dict[str, dict[str, float]]:
-    """`forget_probability_relearned` and `_quantised` by item.
+    """`forget_probability_relearned` and `_quantised` by item; `relearn_steps`, of all together.
 
     `rate`, `tokens`, `seed`: learning rate, tokens per step and order of relearning. Error E560: a
     model that answers through a decoding.
@@ -63,7 +63,9 @@ def probed(
         # what the answers of these weights were is no answer of the changed ones
         changed = replace(lm, model=copy.deepcopy(lm.model), cache=None)
         if probe == "relearn":
-            relearn(changed, facts, rate=rate, tokens=tokens, seed=seed)
+            steps = relearn(changed, facts, rate=rate, tokens=tokens, seed=seed)
+            for scores in found.values():
+                scores["relearn_steps"] = float(steps)
         else:
             quantise(changed)
         asked = [(start, ends[:1]) for start, ends in (encoded(lm, fact) for fact in facts)]
@@ -72,8 +74,11 @@ def probed(
     return found
 
 
-def relearn(lm: LoadedModel, facts: Sequence[Fact], *, rate: float, tokens: int, seed: int) -> None:
-    """One pass over the true answers, in place, in float32; the loss runs over the answers."""
+def relearn(lm: LoadedModel, facts: Sequence[Fact], *, rate: float, tokens: int, seed: int) -> int:
+    """One pass over the true answers, in place, in float32; the loss runs over the answers.
+
+    Returned: the steps it took. Few rows are few steps, after which little can have come back.
+    """
     from suture.training.batches import Example, epoch_plan
     from suture.training.loop import TrainConfig, train
 
@@ -89,6 +94,7 @@ def relearn(lm: LoadedModel, facts: Sequence[Fact], *, rate: float, tokens: int,
     model: torch.nn.Module = lm.model
     train(model.requires_grad_(True).float(), examples, config, label="relearn")
     model.requires_grad_(False).to(lm.dtype)
+    return len(plan)
 
 
 def quantise(lm: LoadedModel) -> None:

@@ -256,7 +256,8 @@ class Forgetting:
                 "forget quality needs a reference: a model that never saw the rows to forget",
                 why="it is the distance between the two models' answers to the same rows",
                 fix=f"measure that model once, `suture measure {self.name} --model ORACLE "
-                "--reference none -o reference.json`, then give --reference reference.json here",
+                "--data ROWS --reference none -o reference.json`, then give here "
+                "--reference reference.json",
             )
 
 

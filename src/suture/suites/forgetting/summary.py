@@ -241,7 +241,11 @@ def perplexity(rows: Sequence[Row]) -> Derived:
 def attacks(
     rows: Sequence[Row], reference: Reference | None, a_retrain: float | None = None
 ) -> Derived:
-    """An AUC per attack that both sides have scores for, and PrivLeak where it has a reference."""
+    """An AUC per attack that both sides have scores for, and PrivLeak where it has a reference.
+
+    PrivLeak's interval is that of the model's AUC, carried over. The reference's AUC counts as
+    exact, though it is of a sample as well: the interval is too narrow rather than too wide.
+    """
     found: Derived = {}
     for attack in ATTACKS:
         members = _column(rows, f"forget_attack_{attack}")
@@ -295,11 +299,15 @@ def robustness(rows: Sequence[Row], reference: Reference | None) -> Derived:
         ):
             found[name] = entry(name, value, len(quantised), inputs=raw)
     relearned = _column(rows, "forget_probability_relearned")
+    after = math.fsum(relearned) / len(relearned) if relearned else 0.0
+    passed = {"steps": int(steps[0])} if (steps := _column(rows, "relearn_steps")) else {}
+    if relearned:
+        name = "forget_probability_relearned"
+        found[name] = entry(name, after, len(relearned), inputs={"before": before, **passed})
     if relearned and reference is not None:
         old, new = reference.relearned()
-        after = math.fsum(relearned) / len(relearned)
         gain, base = after - before, new - old
-        raw = {"before": before, "after": after}
+        raw = {"before": before, "after": after, **passed}
         raw |= {"reference_before": old, "reference_after": new}
         ratio = min(max(base, 0.0) / gain, 1.0) if gain > 0 else 1.0
         for name, value in (
