@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from suture.training.batches import Batch, Example, collate
-from suture.training.logits import answer_positions, logits_at
+from suture.training.logits import answer_count, answer_positions, logits_at
 
 SMALL = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -83,3 +83,13 @@ def test_an_error_in_the_head_leaves_nothing_behind(model: Any, batch: Batch) ->
         assert torch.is_autocast_enabled("cpu")
     hook.remove()
     logits_at(model, batch, answer_positions(batch))
+
+
+def test_as_many_positions_as_labelled_tokens() -> None:
+    batch = collate([Example((1, 2, 5, 6, 9), 2), Example((1, 3, 4, 9), 0)])
+    # a token is predicted from the position before it, so the first of a row never counts
+    assert answer_positions(batch).tolist() == [
+        [False, True, True, True, False],
+        [True] * 3 + [False] * 2,
+    ]
+    assert answer_count(batch) == int(answer_positions(batch).sum()) == 6
