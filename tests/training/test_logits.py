@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from suture.training.batches import Batch, Example, collate
-from suture.training.logits import answers, logits_at
+from suture.training.logits import answer_count, answer_positions, logits_at
 
 SMALL = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -38,7 +38,7 @@ def batch() -> Batch:
 def test_the_same_as_the_whole_model(model: Any, batch: Batch) -> None:
     whole = model(input_ids=batch.ids, attention_mask=batch.attend).logits
     for exact in (False, True):
-        found = logits_at(model, batch, answers(batch), exact=exact)
+        found = logits_at(model, batch, answer_positions(batch), exact=exact)
         torch.testing.assert_close(found, whole[:, :-1][batch.labels[:, 1:] != -100])
     assert not model.get_output_embeddings()._forward_pre_hooks
 
@@ -47,7 +47,7 @@ def test_gradients_are_those_of_the_whole_model(model: Any, batch: Batch) -> Non
     target = batch.labels[:, 1:][batch.labels[:, 1:] != -100]
     found = []
     for logits in (
-        logits_at(model, batch, answers(batch)),
+        logits_at(model, batch, answer_positions(batch)),
         model(input_ids=batch.ids, attention_mask=batch.attend).logits[:, :-1][
             batch.labels[:, 1:] != -100
         ],
@@ -66,7 +66,7 @@ def test_exact_means_a_head_in_float32(batch: Batch) -> None:
     hook = model.lm_head.register_forward_hook(lambda _m, _i, out: seen.update(kind=out.dtype))
     for exact, kind in ((True, torch.float32), (False, torch.bfloat16)):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits_at(model, batch, answers(batch), exact=exact)
+            logits_at(model, batch, answer_positions(batch), exact=exact)
             assert torch.is_autocast_enabled("cpu")
         assert seen["kind"] == kind
     hook.remove()
@@ -79,7 +79,17 @@ def test_an_error_in_the_head_leaves_nothing_behind(model: Any, batch: Batch) ->
     hook = model.get_output_embeddings().register_forward_pre_hook(fails)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with pytest.raises(RuntimeError):
-            logits_at(model, batch, answers(batch), exact=True)
+            logits_at(model, batch, answer_positions(batch), exact=True)
         assert torch.is_autocast_enabled("cpu")
     hook.remove()
-    logits_at(model, batch, answers(batch))
+    logits_at(model, batch, answer_positions(batch))
+
+
+def test_as_many_positions_as_labelled_tokens() -> None:
+    batch = collate([Example((1, 2, 5, 6, 9), 2), Example((1, 3, 4, 9), 0)])
+    # a token is predicted from the position before it, so the first of a row never counts
+    assert answer_positions(batch).tolist() == [
+        [False, True, True, True, False],
+        [True] * 3 + [False] * 2,
+    ]
+    assert answer_count(batch) == int(answer_positions(batch).sum()) == 6

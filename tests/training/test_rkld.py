@@ -25,7 +25,7 @@ from suture.training.batches import Batch, Example, collate
 from suture.training.loop import TrainConfig, train
 from suture.training.objectives import RKLD, Material
 from suture.training.objectives.common import answer_logits, sequence_nll
-from suture.training.objectives.rkld import divergence, position_weights
+from suture.training.objectives.rkld import divergence_overwriting, position_weights
 from suture.training.recipe import encode_rows
 
 FORGET = [
@@ -143,7 +143,7 @@ def test_value_and_gradient_are_the_closed_form(
     logits, log_t = tables()
     weights = torch.rand(len(logits), generator=torch.Generator().manual_seed(5))
     ours, plain = (logits.clone().requires_grad_(True) for _ in range(2))
-    found = divergence(ours, log_t.clone(), weights, direction)
+    found = divergence_overwriting(ours, log_t.clone(), weights, direction)
     log_p = plain.log_softmax(-1)
     p, t = log_p.exp(), log_t.exp()
     each = (p * (log_p - log_t) if direction == "reverse" else t * (log_t - log_p)).sum(-1)
@@ -166,13 +166,13 @@ def test_the_direction_is_student_against_teacher() -> None:
     log_p, even = logits.log_softmax(-1), torch.full((len(logits),), 1 / len(logits))
     student_first = torch.nn.functional.kl_div(log_t, log_p, log_target=True, reduction="batchmean")
     teacher_first = torch.nn.functional.kl_div(log_p, log_t, log_target=True, reduction="batchmean")
-    reverse = divergence(logits, log_t.clone(), even, "reverse")
-    forward = divergence(logits, log_t.clone(), even, "forward")
+    reverse = divergence_overwriting(logits, log_t.clone(), even, "reverse")
+    forward = divergence_overwriting(logits, log_t.clone(), even, "forward")
     torch.testing.assert_close(reverse, student_first)
     torch.testing.assert_close(forward, teacher_first)
     assert abs(float(reverse - forward)) > 0.1
     for direction in ("reverse", "forward"):
-        same = divergence(log_t.clone(), log_t.clone(), even, direction)
+        same = divergence_overwriting(log_t.clone(), log_t.clone(), even, direction)
         assert abs(float(same)) < 1e-6
 
 
@@ -265,7 +265,11 @@ def test_the_cached_teacher_is_the_live_one(lm: LoadedModel, tmp_path: Path) -> 
         for parameter in lm.model.parameters():
             parameter.mul_(1.1)
     losses = [
-        float(divergence(logits, table(whole), position_weights(whole, "token-mean"), "reverse"))
+        float(
+            divergence_overwriting(
+                logits, table(whole), position_weights(whole, "token-mean"), "reverse"
+            )
+        )
         for logits in [answer_logits(lm.model, whole).detach()]
         for table in (cached, live)
     ]

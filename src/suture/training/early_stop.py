@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from suture.checkpoint.staging import fsync
 from suture.lazy import torch
 from suture.training.batches import Example, collate, epoch_plan
+from suture.training.logits import answer_count
 from suture.training.state import private_folder
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class EarlyStop:
         with torch.no_grad(), computing(model, self.config) as device:
             for rows in plan:
                 batch = on(collate([self.dev[row] for row in rows]), device)
-                labelled = int((batch.labels[:, 1:] != -100).sum())
+                labelled = answer_count(batch)
                 total += float(next_token_loss(model, batch)) * labelled
                 tokens += labelled
         return total / tokens

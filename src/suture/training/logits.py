@@ -28,11 +28,16 @@ def logits_at(
     return logits
 
 
-def answers(batch: Batch) -> torch.Tensor:
+def answer_positions(batch: Batch) -> torch.Tensor:
     """The positions after which a labelled token comes: (rows, width) bool."""
     chosen = torch.zeros_like(batch.labels, dtype=torch.bool)
     chosen[:, :-1] = batch.labels[:, 1:] != -100
     return chosen
+
+
+def answer_count(batch: Batch) -> float:
+    """Labelled tokens: the weight of a micro-batch whose loss is a mean over them."""
+    return float((batch.labels[:, 1:] != -100).sum())
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from suture.lazy import torch
 from suture.progress import track
 from suture.training.batches import Batch, Example, Step, steps_from
 from suture.training.early_stop import EarlyStop
-from suture.training.logits import answers, logits_at
+from suture.training.logits import answer_count, answer_positions, logits_at
 from suture.training.meter import Meter
 from suture.training.optimizers import build_optimizers
 from suture.training.schedule import rate, resolved
@@ -245,7 +245,7 @@ def run_identity(config: TrainConfig, examples: Sequence[Example], identity: str
 def next_token_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Mean cross-entropy of the labelled tokens given what stands before them."""
     targets = batch.labels[:, 1:]
-    logits = logits_at(model, batch, answers(batch))
+    logits = logits_at(model, batch, answer_positions(batch))
     loss: torch.Tensor = torch.nn.functional.cross_entropy(logits, targets[targets != -100])
     return loss
 
@@ -309,7 +309,7 @@ def weight_of(objective: Objective, batch: Batch) -> float:
     """What `batch` counts in a step of several: what the objective says, or its labelled tokens."""
     if hasattr(objective, "weight"):
         return float(objective.weight(batch))
-    return float((batch.labels[:, 1:] != -100).sum())
+    return answer_count(batch)
 
 
 def _set_rates(

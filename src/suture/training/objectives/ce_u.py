@@ -15,9 +15,10 @@ from pydantic import Field
 
 from suture.lazy import torch
 from suture.training.batches import Batch
+from suture.training.logits import answer_count
 from suture.training.loop import Objective
 from suture.training.objectives.common import Material, answer_logits, answer_tokens
-from suture.training.objectives.retain import RetainOptions, Unlearning, answers
+from suture.training.objectives.retain import RetainOptions, Unlearning
 
 
 class CEU(RetainOptions):
@@ -37,7 +38,7 @@ class CEU(RetainOptions):
             loss,
             self.term(material),
             retain_weight=self.retain_weight,
-            weight=lambda batch: max(1.0, answers(self.counted(batch))),
+            weight=lambda batch: max(1.0, answer_count(self.counted(batch))),
         )
 
     def counted(self, batch: Batch) -> Batch:

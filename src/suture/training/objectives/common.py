@@ -12,7 +12,7 @@ from suture.errors import SutureError
 from suture.lazy import torch
 from suture.rng import generator
 from suture.training.batches import Batch, collate, epoch_plan
-from suture.training.logits import answers, logits_at
+from suture.training.logits import answer_positions, logits_at
 from suture.training.loop import TrainConfig
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def token_nll(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     A token is predicted from the position before it.
     """
     counts = batch.labels[:, 1:] != -100
-    logits = logits_at(model, batch, answers(batch))
+    logits = logits_at(model, batch, answer_positions(batch))
     nll = torch.nn.functional.cross_entropy(logits, answer_tokens(batch), reduction="none")
     return nll, counts.nonzero()[:, 0]
 
@@ -58,7 +58,7 @@ def token_nll(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 def answer_logits(model: Any, batch: Batch) -> torch.Tensor:
     """Logits over the vocabulary where a labelled token is predicted: (tokens, V), float32, the
     head too (see `logits_at`)."""
-    return logits_at(model, batch, answers(batch), exact=True)
+    return logits_at(model, batch, answer_positions(batch), exact=True)
 
 
 def answer_tokens(batch: Batch) -> torch.Tensor:

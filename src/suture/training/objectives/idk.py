@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from suture.lazy import torch
 from suture.training.batches import Batch, collate
+from suture.training.logits import answer_count
 from suture.training.loop import Objective, next_token_loss
 from suture.training.objectives.common import Material, on, row_ids
 from suture.training.objectives.refusals import RefusalOptions
-from suture.training.objectives.retain import Unlearning, answers
+from suture.training.objectives.retain import Unlearning
 
 
 class IDK(RefusalOptions):
@@ -37,5 +38,5 @@ class IDK(RefusalOptions):
             loss,
             self.term(material),
             retain_weight=self.retain_weight,
-            weight=lambda batch: answers(instead(batch)),
+            weight=lambda batch: answer_count(instead(batch)),
         )

@@ -22,6 +22,7 @@ from suture.errors import SutureError
 from suture.lazy import torch
 from suture.rng import generator
 from suture.training.batches import Batch, collate
+from suture.training.logits import answer_count
 from suture.training.loop import Objective, next_token_loss
 from suture.training.objectives.common import (
     Frozen,
@@ -138,7 +139,7 @@ class Unlearning:
     ) -> None:
         self.forget, self.term = forget, term
         self.forget_weight, self.retain_weight = forget_weight, retain_weight
-        self.weight = weight or answers
+        self.weight = weight or answer_count
 
     def begin(self, number: int) -> None:
         """Told to the retain term, which draws by it."""
@@ -150,8 +151,3 @@ class Unlearning:
         if self.term is not None:
             loss = loss + self.retain_weight * self.term(model, len(batch.ids))
         return loss
-
-
-def answers(batch: Batch) -> float:
-    """The weight of a micro-batch whose loss is a mean over its labelled tokens."""
-    return float((batch.labels[:, 1:] != -100).sum())

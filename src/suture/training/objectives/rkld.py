@@ -27,6 +27,7 @@ from pydantic import Field
 from suture.inference.decoding.whos_harry_potter import unlearning_logits
 from suture.lazy import torch
 from suture.training.batches import Batch
+from suture.training.logits import answer_count
 from suture.training.loop import Objective
 from suture.training.objectives.common import Material, answer_logits, per_row
 from suture.training.objectives.retain import RetainOptions, Unlearning
@@ -83,14 +84,14 @@ class RKLD(RetainOptions):
             logits = answer_logits(model, batch)
             if not len(logits):  # rows without an answer but for its end: nothing to learn
                 return logits.sum()
-            return divergence(
+            return divergence_overwriting(
                 logits, log_teacher(batch), position_weights(batch, self.reduction), self.direction
             )
 
         def weight(batch: Batch) -> float:
             if self.reduction == "sequence-mean":
                 return per_row(batch)
-            return float((self.counted(batch, material.lm.stops).labels[:, 1:] != -100).sum())
+            return answer_count(self.counted(batch, material.lm.stops))
 
         return Unlearning(forget, term, retain_weight=self.retain_weight, weight=weight)
 
@@ -128,13 +129,13 @@ def position_weights(batch: Batch, reduction: str) -> torch.Tensor:
     return 1.0 / (tokens[row] * (tokens > 0).sum())
 
 
-def divergence(
+def divergence_overwriting(
     logits: torch.Tensor, log_teacher: torch.Tensor, weights: torch.Tensor, direction: str
 ) -> torch.Tensor:
     """Σ_i w_i · RKL_i (or FKL_i) of student `logits` (positions, V); a scalar.
 
-    `log_teacher`: log π_t (positions, V) float32, overwritten by the gradient. `weights`:
-    (positions,).
+    `log_teacher`: log π_t (positions, V) float32, whose memory the gradient takes: it is lost.
+    `weights`: (positions,).
     """
     found: torch.Tensor = _divergence().apply(logits, log_teacher, weights, direction)
     return found
