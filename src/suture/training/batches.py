@@ -31,6 +31,10 @@ class Batch:
     attend: torch.Tensor
     labels: torch.Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`."""
+        return Batch(self.ids.to(device), self.attend.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class Step:

@@ -94,14 +94,14 @@ class EarlyStop:
     def loss(self, model: Any) -> float:
         """Mean −log p over all labelled tokens of the dev rows, in the training's precision."""
         from suture.training.loop import next_token_loss
-        from suture.training.objectives.common import computing, on
+        from suture.training.objectives.common import computing
 
         lengths = [len(example.ids) for example in self.dev]
         plan = epoch_plan(lengths, batch_tokens=self.config.batch_tokens, seed=0, epoch=0)
         total = tokens = 0.0
         with torch.no_grad(), computing(model, self.config) as device:
             for rows in plan:
-                batch = on(collate([self.dev[row] for row in rows]), device)
+                batch = collate([self.dev[row] for row in rows]).to(device)
                 labelled = answer_count(batch)
                 total += float(next_token_loss(model, batch)) * labelled
                 tokens += labelled

@@ -35,9 +35,15 @@ def answer_positions(batch: Batch) -> torch.Tensor:
     return chosen
 
 
+def answer_tokens(batch: Batch) -> torch.Tensor:
+    """The labelled tokens in the order of `answer_positions`: (tokens,) int64."""
+    targets = batch.labels[:, 1:]
+    return targets[targets != -100]
+
+
 def answer_count(batch: Batch) -> float:
     """Labelled tokens: the weight of a micro-batch whose loss is a mean over them."""
-    return float((batch.labels[:, 1:] != -100).sum())
+    return float(len(answer_tokens(batch)))
 
 
 @contextmanager

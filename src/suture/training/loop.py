@@ -27,7 +27,7 @@ from suture.lazy import torch
 from suture.progress import track
 from suture.training.batches import Batch, Example, Step, steps_from
 from suture.training.early_stop import EarlyStop
-from suture.training.logits import answer_count, answer_positions, logits_at
+from suture.training.logits import answer_count, answer_positions, answer_tokens, logits_at
 from suture.training.meter import Meter
 from suture.training.optimizers import build_optimizers
 from suture.training.schedule import rate, resolved
@@ -244,9 +244,8 @@ def run_identity(config: TrainConfig, examples: Sequence[Example], identity: str
 
 def next_token_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Mean cross-entropy of the labelled tokens given what stands before them."""
-    targets = batch.labels[:, 1:]
     logits = logits_at(model, batch, answer_positions(batch))
-    loss: torch.Tensor = torch.nn.functional.cross_entropy(logits, targets[targets != -100])
+    loss: torch.Tensor = torch.nn.functional.cross_entropy(logits, answer_tokens(batch))
     return loss
 
 
@@ -282,7 +281,7 @@ def _one_step(
     loss = torch.zeros((), device=device)
     try:
         for batch, weight in zip(step.batches, weights, strict=True):
-            batch = Batch(batch.ids.to(device), batch.attend.to(device), batch.labels.to(device))
+            batch = batch.to(device)
             with torch.autocast(
                 device.type, dtype=torch.bfloat16, enabled=config.compute == "bfloat16"
             ):

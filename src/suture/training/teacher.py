@@ -34,7 +34,7 @@ from suture.lazy import torch
 from suture.progress import note, track
 from suture.training.batches import Batch, collate, epoch_plan
 from suture.training.loop import TrainConfig, train
-from suture.training.objectives.common import Frozen, Material, answer_logits, on, row_ids
+from suture.training.objectives.common import Frozen, Material, answer_logits, row_ids
 from suture.training.state import private_folder
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ def _logits(model: Any, batch: Batch) -> torch.Tensor:
     """Of the batch's labelled positions, without gradients, all of it in float32."""
     device = next(model.parameters()).device
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        return answer_logits(model, on(batch, device))
+        return answer_logits(model, batch.to(device))
 
 
 def _live(config: RKLD, material: Material) -> LogTeacher:

@@ -15,9 +15,9 @@ from pydantic import Field
 
 from suture.lazy import torch
 from suture.training.batches import Batch
-from suture.training.logits import answer_count
+from suture.training.logits import answer_count, answer_tokens
 from suture.training.loop import Objective
-from suture.training.objectives.common import Material, answer_logits, answer_tokens
+from suture.training.objectives.common import Material, answer_logits
 from suture.training.objectives.retain import RetainOptions, Unlearning
 
 

@@ -12,7 +12,7 @@ from suture.errors import SutureError
 from suture.lazy import torch
 from suture.rng import generator
 from suture.training.batches import Batch, collate, epoch_plan
-from suture.training.logits import answer_positions, logits_at
+from suture.training.logits import answer_positions, answer_tokens, logits_at
 from suture.training.loop import TrainConfig
 
 if TYPE_CHECKING:
@@ -49,22 +49,16 @@ def token_nll(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
     A token is predicted from the position before it.
     """
-    counts = batch.labels[:, 1:] != -100
-    logits = logits_at(model, batch, answer_positions(batch))
+    positions = answer_positions(batch)
+    logits = logits_at(model, batch, positions)
     nll = torch.nn.functional.cross_entropy(logits, answer_tokens(batch), reduction="none")
-    return nll, counts.nonzero()[:, 0]
+    return nll, positions.nonzero()[:, 0]
 
 
 def answer_logits(model: Any, batch: Batch) -> torch.Tensor:
     """Logits over the vocabulary where a labelled token is predicted: (tokens, V), float32, the
     head too (see `logits_at`)."""
     return logits_at(model, batch, answer_positions(batch), exact=True)
-
-
-def answer_tokens(batch: Batch) -> torch.Tensor:
-    """The labelled tokens that `answer_logits` predicts, in its order: (tokens,) int64."""
-    targets = batch.labels[:, 1:]
-    return targets[targets != -100]
 
 
 def sequence_nll(model: Any, batch: Batch) -> torch.Tensor:
@@ -106,11 +100,6 @@ class Frozen:
                     yield self._adapted
 
 
-def on(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`."""
-    return Batch(batch.ids.to(device), batch.attend.to(device), batch.labels.to(device))
-
-
 def per_row(batch: Batch) -> float:
     """The weight of a micro-batch whose loss is a mean over its rows."""
     return float(len(batch.ids))
@@ -126,7 +115,7 @@ def reference_nll(
     found: dict[tuple[int, ...], float] = {}
     with torch.no_grad(), computing(model, config) as device:
         for rows in plan:
-            batch = on(collate([examples[row] for row in rows]), device)
+            batch = collate([examples[row] for row in rows]).to(device)
             found.update(zip(row_ids(batch), sequence_nll(model, batch).tolist(), strict=True))
     return found
 

@@ -18,7 +18,6 @@ from suture.training.batches import Batch, collate
 from suture.training.loop import Objective
 from suture.training.objectives.common import (
     Material,
-    on,
     per_row,
     reference_nll,
     row_ids,
@@ -46,7 +45,7 @@ class DPO(RefusalOptions):
             return now.new_tensor([reference[ids] for ids in row_ids(batch)]) - now
 
         def loss(model: Any, batch: Batch) -> torch.Tensor:
-            wanted = on(collate([refused[ids] for ids in row_ids(batch)]), batch.ids.device)
+            wanted = collate([refused[ids] for ids in row_ids(batch)]).to(batch.ids.device)
             return self.of(gain(model, wanted), gain(model, batch))
 
         return Unlearning(

@@ -14,7 +14,7 @@ from suture.lazy import torch
 from suture.training.batches import Batch, collate
 from suture.training.logits import answer_count
 from suture.training.loop import Objective, next_token_loss
-from suture.training.objectives.common import Material, on, row_ids
+from suture.training.objectives.common import Material, row_ids
 from suture.training.objectives.refusals import RefusalOptions
 from suture.training.objectives.retain import Unlearning
 
@@ -29,7 +29,7 @@ class IDK(RefusalOptions):
         refused = self.refused(material)
 
         def instead(batch: Batch) -> Batch:
-            return on(collate([refused[ids] for ids in row_ids(batch)]), batch.ids.device)
+            return collate([refused[ids] for ids in row_ids(batch)]).to(batch.ids.device)
 
         def loss(model: Any, batch: Batch) -> torch.Tensor:
             return next_token_loss(model, instead(batch))

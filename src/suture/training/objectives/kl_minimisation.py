@@ -11,39 +11,13 @@ counts prompts and padding too. As published nothing bounds the ascent; `cap` do
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from suture.config import FrozenConfig
-from suture.training.loop import Objective
-from suture.training.objectives.common import Material
-from suture.training.objectives.gradient_ascent import GradientAscent
-from suture.training.objectives.retain import RetainTerm, Unlearning
+from suture.training.objectives.ascents import HeldAscent
 
 
-class KLMinimisation(FrozenConfig):
+class KLMinimisation(HeldAscent):
     """Make the answers less likely, and hold the distributions on retain rows."""
 
     name: Literal["kl-min"] = "kl-min"
-    gamma: float = Field(1.0, gt=0, description="γ: weight of the ascent on the rows to forget")
-    alpha: float = Field(1.0, gt=0, description="α: weight of the divergence on retain rows")
-    cap: float | None = Field(
-        None,
-        gt=0,
-        description="nats per token above which a token is left alone; none as published",
-    )
-
-    @property
-    def needs_retain(self) -> bool:
-        return True
-
-    def build(self, material: Material) -> Objective:
-        """The loss of a batch, together with as many retain rows; see `RetainTerm` for memory."""
-        ascent = GradientAscent(cap=self.cap)
-        return Unlearning(
-            ascent.loss,
-            RetainTerm("KL", material),
-            forget_weight=self.gamma,
-            retain_weight=self.alpha,
-        )
+    kind: ClassVar[Literal["RT", "KL"]] = "KL"

@@ -26,7 +26,6 @@ from suture.training.objectives.common import (
     Material,
     answered_with,
     divergence,
-    on,
     row_ids,
     token_nll,
 )
@@ -91,11 +90,11 @@ class _Loss:
         if self.others:
             chosen = [example for ids in row_ids(batch) for example in self.others[ids]]
             loss = loss + config.mismatch * next_token_loss(
-                model, on(collate(chosen), batch.ids.device)
+                model, collate(chosen).to(batch.ids.device)
             )
         if self.frozen is not None:
             assert self.harmless is not None, "begin was not called"
-            other = on(next(self.harmless), batch.ids.device)
+            other = next(self.harmless).to(batch.ids.device)
             with self.frozen.now() as before:
                 kept = log_probabilities(before, other)
             loss = loss + config.kl * divergence(kept, log_probabilities(model, other))

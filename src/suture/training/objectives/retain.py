@@ -29,7 +29,6 @@ from suture.training.objectives.common import (
     Material,
     answer_logits,
     divergence,
-    on,
 )
 
 
@@ -64,7 +63,7 @@ class RetainRows:
         rng = generator(self.seed, f"retain {self.number}")
         self.number += 1
         chosen = rng.integers(len(self.examples), size=rows)
-        return on(collate([self.examples[int(i)] for i in chosen]), device)
+        return collate([self.examples[int(i)] for i in chosen]).to(device)
 
 
 class RetainTerm:

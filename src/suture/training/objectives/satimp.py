@@ -9,37 +9,20 @@ forgotten already (saturation), (1 − p)^β2 what is certain, such as the rest 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from suture.lazy import torch
-from suture.training.batches import Batch
-from suture.training.loop import Objective
-from suture.training.objectives.common import Material, token_nll
-from suture.training.objectives.retain import RetainOptions, Unlearning
+from suture.training.objectives.ascents import WeightedAscent
 
 
-class SatImp(RetainOptions):
+class SatImp(WeightedAscent):
     """Make the answers less likely, most where they are neither certain nor gone."""
 
     name: Literal["satimp"] = "satimp"
     beta1: float = Field(5.0, ge=0, description="β1: power of a token's probability")
     beta2: float = Field(1.0, ge=0, description="β2: power of what is left to certainty")
-    gamma: float = Field(1.0, gt=0, description="γ: weight of the loss on the rows to forget")
-
-    def build(self, material: Material) -> Objective:
-        """The loss of a batch."""
-
-        def loss(model: Any, batch: Batch) -> torch.Tensor:
-            return self.of(token_nll(model, batch)[0])
-
-        return Unlearning(
-            loss,
-            self.term(material),
-            forget_weight=self.gamma,
-            retain_weight=self.retain_weight,
-        )
 
     def of(self, nll: torch.Tensor) -> torch.Tensor:
         """The loss, γ apart, of tokens with −log p `nll`."""

@@ -16,8 +16,9 @@ from pydantic import Field
 
 from suture.lazy import torch
 from suture.training.batches import Batch
+from suture.training.logits import answer_tokens
 from suture.training.loop import Objective
-from suture.training.objectives.common import Frozen, Material, answer_logits, answer_tokens
+from suture.training.objectives.common import Frozen, Material, answer_logits
 from suture.training.objectives.retain import RetainOptions, Unlearning
 
 

@@ -8,38 +8,21 @@ there is no cap. OpenUnlearning's runs add RT with weight 1.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from suture.lazy import torch
-from suture.training.batches import Batch
-from suture.training.loop import Objective
-from suture.training.objectives.common import Material, token_nll
-from suture.training.objectives.retain import RetainOptions, Unlearning
+from suture.training.objectives.ascents import WeightedAscent
 
 
-class WGA(RetainOptions):
+class WGA(WeightedAscent):
     """Make the answers less likely, most where they are likely."""
 
     name: Literal["wga"] = "wga"
     beta: float = Field(
         1.0, ge=0, description="β: power of a token's probability; 0 = plain ascent"
     )
-    gamma: float = Field(1.0, gt=0, description="γ: weight of the loss on the rows to forget")
-
-    def build(self, material: Material) -> Objective:
-        """The loss of a batch."""
-
-        def loss(model: Any, batch: Batch) -> torch.Tensor:
-            return self.of(token_nll(model, batch)[0])
-
-        return Unlearning(
-            loss,
-            self.term(material),
-            forget_weight=self.gamma,
-            retain_weight=self.retain_weight,
-        )
 
     def of(self, nll: torch.Tensor) -> torch.Tensor:
         """The loss, γ apart, of tokens with −log p `nll`."""
