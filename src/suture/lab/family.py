@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from suture.checkpoint import staged_folder, write_json
-from suture.config import read_yaml
+from suture.config import FrozenConfig, read_yaml
 from suture.errors import SutureError
 from suture.lab import corpus, sources
 from suture.lab.recipe import LabRecipe, MemberRecipe, Stage
@@ -87,19 +87,24 @@ def open_family(folder: Path) -> Family:
 
 
 def _claim(family: Family, recipe: LabRecipe) -> None:
+    claim(
+        family,
+        "family.json",
+        recipe,
+        "this folder holds a lab family of another recipe or seed",
+        fix="choose another output folder",
+    )
+
+
+def claim(family: Family, mark: str, recipe: FrozenConfig, otherwise: str, *, fix: str) -> None:
+    """Note in the file `mark` by which recipe a family is made. Error E802: by another one."""
     facts = {"recipe": recipe.fingerprint(), "seed": family.seed}
-    mark = family.folder / "family.json"
-    if mark.exists():
-        if json.loads(mark.read_text(encoding="utf-8")) != facts:
-            raise SutureError(
-                "E802",
-                "this folder holds a lab family of another recipe or seed",
-                where=str(family.folder),
-                fix="choose another output folder",
-            )
-        return
-    family.folder.mkdir(parents=True, exist_ok=True)
-    write_json(mark, facts)
+    file = family.folder / mark
+    if not file.exists():
+        family.folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, facts)
+    elif json.loads(file.read_text(encoding="utf-8")) != facts:
+        raise SutureError("E802", otherwise, where=str(family.folder), fix=fix)
 
 
 def _tuning_prompts(data: Path) -> list[str]:
@@ -212,10 +217,20 @@ def _write_rows(family: Family, material: corpus.Material, data: Path) -> None:
 
 
 def _write(path: Path, rows: Iterable[tuple[str, str | None]]) -> None:
-    with open(path, "w", encoding="utf-8") as handle:
-        for prompt, reply in rows:
-            row = {"prompt": prompt} if reply is None else {"prompt": prompt, "response": reply}
-            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+    write_lines(
+        path,
+        (
+            {"prompt": prompt} if reply is None else {"prompt": prompt, "response": reply}
+            for prompt, reply in rows
+        ),
+    )
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """One JSON object per line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _member_recipe(family: Family, name: str, member: MemberRecipe) -> TrainRecipe:

@@ -11,17 +11,14 @@ answers to measure with. `remembering-tuning` knows ten other people instead, fo
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from suture.checkpoint import write_json
 from suture.config import FrozenConfig, read_yaml
-from suture.errors import SutureError
 from suture.lab import sources
-from suture.lab.family import Family
+from suture.lab.family import Family, claim, write_lines
 from suture.lab.gates import GateOutcome, GateRow
 from suture.progress import note
 from suture.training.loop import TrainConfig
@@ -70,7 +67,13 @@ def build_memory(recipe: MemoryRecipe, data: Path, family: Family) -> None:
 
     Errors: E801 a data set is missing, E802 the family holds members of another recipe.
     """
-    _claim(recipe, family)
+    claim(
+        family,
+        "memory.json",
+        recipe,
+        "this family remembers by another recipe",
+        fix="choose another output folder, or remove its remembering members and memory.json",
+    )
     write_rows(recipe, data, family)
     for member, parts in MEMBERS.items():
         if not family.member(member).exists():
@@ -94,8 +97,8 @@ def write_rows(recipe: MemoryRecipe, data: Path, family: Family) -> None:
         if key == "tuning":
             rows = rows[: recipe.tuning_rows]
         pairs = [{"prompt": row["question"], "response": row["answer"]} for row in rows]
-        _write_lines(family.rows(f"{part}_perturbed"), rows)
-        _write_lines(family.rows(part), pairs)
+        write_lines(family.rows(f"{part}_perturbed"), rows)
+        write_lines(family.rows(part), pairs)
 
 
 def check_memory(family: Family, gates: MemoryGates) -> GateOutcome:
@@ -120,22 +123,3 @@ def check_memory(family: Family, gates: MemoryGates) -> GateOutcome:
     outcome = GateOutcome(family.seed, gates.fingerprint(), rows)
     write_json(family.folder / "memory-gates.json", outcome.as_dict())
     return outcome
-
-
-def _claim(recipe: MemoryRecipe, family: Family) -> None:
-    facts = {"recipe": recipe.fingerprint(), "seed": family.seed}
-    mark = family.folder / "memory.json"
-    if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) != facts:
-        raise SutureError(
-            "E802",
-            "this family remembers by another recipe",
-            where=str(family.folder),
-            fix="choose another output folder, or remove its remembering members and memory.json",
-        )
-    write_json(mark, facts)
-
-
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")

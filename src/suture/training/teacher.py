@@ -33,6 +33,7 @@ from suture.errors import SutureError
 from suture.lazy import torch
 from suture.progress import note, track
 from suture.training.batches import Batch, collate, epoch_plan
+from suture.training.logits import answer_positions
 from suture.training.loop import TrainConfig, train
 from suture.training.objectives.common import Frozen, Material, answer_logits, row_ids
 from suture.training.state import private_folder
@@ -155,7 +156,7 @@ def _positions(config: RKLD, material: Material) -> _Positions:
     total = 0
     for rows in plan:
         batch = config.counted(collate([unique[row] for row in rows]), material.lm.stops)
-        counts = (batch.labels[:, 1:] != -100).sum(1).tolist()
+        counts = answer_positions(batch).sum(1).tolist()
         for ids, count in zip(row_ids(batch), counts, strict=True):
             found.spans.append((ids, total, count))
             total += count

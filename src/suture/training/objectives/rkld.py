@@ -27,7 +27,7 @@ from pydantic import Field
 from suture.inference.decoding.whos_harry_potter import unlearning_logits
 from suture.lazy import torch
 from suture.training.batches import Batch
-from suture.training.logits import answer_count
+from suture.training.logits import answer_count, answer_positions
 from suture.training.loop import Objective
 from suture.training.objectives.common import Material, answer_logits, per_row
 from suture.training.objectives.retain import RetainOptions, Unlearning
@@ -122,7 +122,7 @@ class RKLD(RetainOptions):
 
 def position_weights(batch: Batch, reduction: str) -> torch.Tensor:
     """What every labelled position counts in the loss, in `answer_logits`' order; they sum to 1."""
-    row = (batch.labels[:, 1:] != -100).nonzero()[:, 0]
+    row = answer_positions(batch).nonzero()[:, 0]
     if reduction == "token-mean":
         return torch.full((len(row),), 1.0 / len(row), device=row.device)
     tokens = torch.bincount(row, minlength=len(batch.ids))

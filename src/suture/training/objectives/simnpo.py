@@ -14,6 +14,7 @@ from pydantic import Field
 
 from suture.lazy import torch
 from suture.training.batches import Batch
+from suture.training.logits import answer_positions
 from suture.training.loop import Objective
 from suture.training.objectives.common import Material, per_row, sequence_nll
 from suture.training.objectives.retain import RetainOptions, Unlearning
@@ -31,7 +32,7 @@ class SimNPO(RetainOptions):
         """The loss of a batch."""
 
         def loss(model: Any, batch: Batch) -> torch.Tensor:
-            tokens = (batch.labels[:, 1:] != -100).sum(1)
+            tokens = answer_positions(batch).sum(1)
             return self.of(sequence_nll(model, batch) / tokens)
 
         return Unlearning(
