@@ -33,10 +33,12 @@ from suture.data import (
 from suture.errors import SutureError
 from suture.lazy import torch
 from suture.training.batches import Example
+from suture.training.known import check_known
 from suture.training.loop import TrainConfig, TrainResult, train
 from suture.training.lora import LoraConfig, attach, save_adapter
 from suture.training.meter import peak_memory
 from suture.training.objectives import Material, NextToken, ObjectiveConfig
+from suture.training.objectives.retain import Unlearning
 from suture.training.texts import pieces
 
 if TYPE_CHECKING:
@@ -177,7 +179,7 @@ def run_recipe(
     `on_epoch(n, lm, model)`: called after `n` passes over the rows, to measure; see `train`.
     `model` is what is trained: `lm.model`, or an adapter around it.
     The base folder is never touched. Errors: E901–E906, E911–E917, those of the objective, of
-    checkpoint and data; E508 where the tokenizer is another model's.
+    checkpoint and data; E508 and E919 where the tokenizer is another model's.
     """
     from suture.checkpoint import CheckpointWriter, Sink
     from suture.inference import load
@@ -219,11 +221,14 @@ def run_recipe(
         _unfreeze(model, recipe.scope)
     kept = [row for _, row in retain]
     material = Material(lm, model, rows, examples, kept, recipe.train, room, state)
+    objective = recipe.objective.build(material)
+    if isinstance(objective, Unlearning):
+        check_known(material)
     result = train(
         model,
         examples,
         recipe.train,
-        objective=recipe.objective.build(material),
+        objective=objective,
         dev=encoded(lm, dev, recipe)[1],
         state=state,
         identity=_identity(recipe, source, kept),
