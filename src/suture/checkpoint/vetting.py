@@ -73,7 +73,12 @@ _QUANTISED_SUFFIXES = (
     ".absmax",
     ".SCB",
 )
-_VETTED_NEIGHBOURS = ("tokenizer_config.json", "generation_config.json", "processor_config.json")
+_VETTED_NEIGHBOURS = (
+    "tokenizer_config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
 
 
 def vet_config(config: dict[str, Any], *, where: str) -> dict[str, Any]:

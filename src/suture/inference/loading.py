@@ -234,8 +234,8 @@ def load_bare(
             where=str(source.path / "config.json"),
             fix="correct 'architectures' in config.json",
         )
-    place = _device(device, source)
-    model = skeleton(config, _dtype(dtype, source, place), place, source, kind=kind)
+    place, precision = placed(source, device, dtype)
+    model = skeleton(config, precision, place, source, kind=kind)
     head = getattr(model, "lm_head", None)
     if config.model_type == "t5" and head is not None and "lm_head.weight" in source.tensors:
         # T5 1.1 has a head of its own; its config in transformers calls every T5 tied.
@@ -243,6 +243,12 @@ def load_bare(
     fill(model, source)
     model.eval()  # type: ignore[no-untyped-call]
     return model.requires_grad_(False)
+
+
+def placed(source: TensorSource, device: str, dtype: Precision) -> tuple[torch.device, torch.dtype]:
+    """Where a model runs and in what precision, for `device` and `dtype` as in `load`."""
+    place = _device(device, source)
+    return place, _dtype(dtype, source, place)
 
 
 def free_memory() -> int | None:
