@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from helpers import tiny_llama
-from suture.errors import SutureError
+from suture.errors import SutureError, TooLongError
 from suture.inference.pictures import load_looking, look, sees
 from suture.patch import diff, open_model
 
@@ -82,14 +82,15 @@ def said_by_transformers(folder: Path, prompt: str, picture: Path) -> list[int]:
     return ids[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-def ask(prompt: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}]
+def ask(prompt: str, picture: Path | None = None) -> list[dict[str, object]]:
+    turn: dict[str, object] = {"role": "user", "content": prompt}
+    return [turn if picture is None else turn | {"image": picture}]
 
 
 def test_the_reply_is_that_of_transformers_and_hangs_on_the_picture(folder, pictures):
     lm = load_looking(open_model(folder), device="cpu", dtype="float32")
     prompt = "What is in the picture?"
-    replies = look(lm, [ask(prompt)] * 4, [[picture] for picture in pictures], max_new_tokens=6)
+    replies = look(lm, [ask(prompt, picture) for picture in pictures], max_new_tokens=6)
     for reply, picture in zip(replies, pictures, strict=True):
         ids = said_by_transformers(folder, prompt, picture)
         stop = lm.processor.tokenizer.eos_token_id
@@ -97,7 +98,7 @@ def test_the_reply_is_that_of_transformers_and_hangs_on_the_picture(folder, pict
         assert reply.text == lm.processor.tokenizer.decode(ids, skip_special_tokens=True)
         assert reply.tokens == len(ids)
     assert len({reply.text for reply in replies}) > 1
-    assert look(lm, [ask(prompt)], [[]], max_new_tokens=6)[0].text  # and without one
+    assert look(lm, [ask(prompt)], max_new_tokens=6)[0].text  # and without one
 
 
 def test_a_patch_is_seen_through(folder, pictures, tmp_path):
@@ -112,10 +113,10 @@ def test_a_patch_is_seen_through(folder, pictures, tmp_path):
     base = open_model(folder)
     diff(base, open_model(edited), tmp_path / "patch")
     patched = open_model(folder, patches=[tmp_path / "patch"])
-    asked = ([ask("What is this?")], [pictures[:1]])
-    through = look(load_looking(patched, device="cpu", dtype="float32"), *asked)
-    written = look(load_looking(open_model(edited), device="cpu", dtype="float32"), *asked)
-    before = look(load_looking(base, device="cpu", dtype="float32"), *asked)
+    asked = [ask("What is this?", pictures[0])]
+    through = look(load_looking(patched, device="cpu", dtype="float32"), asked)
+    written = look(load_looking(open_model(edited), device="cpu", dtype="float32"), asked)
+    before = look(load_looking(base, device="cpu", dtype="float32"), asked)
     assert through == written != before
 
 
@@ -137,7 +138,7 @@ def test_a_broken_picture_names_its_file(folder, tmp_path):
     file = tmp_path / "broken.jpg"
     file.write_bytes(b"not a picture")
     with pytest.raises(SutureError, match="E515") as caught:
-        look(lm, [ask("What?")], [[file]])
+        look(lm, [ask("What?", file)])
     assert caught.value.where == str(file)
 
 
@@ -158,3 +159,11 @@ def test_a_folder_without_its_processor_says_what_to_copy(folder, tmp_path):
     with pytest.raises(SutureError, match="E505") as caught:
         load_looking(open_model(bare), device="cpu")
     assert "processor_config.json" in (caught.value.fix or "")
+
+
+def test_a_conversation_beyond_the_context_is_refused(folder, pictures):
+    lm = load_looking(open_model(folder), device="cpu", dtype="float32")
+    room = lm.model.config.text_config.max_position_embeddings
+    with pytest.raises(TooLongError, match="E506") as caught:
+        look(lm, [ask("a"), ask("b", pictures[0])], max_new_tokens=room)
+    assert caught.value.row == 0

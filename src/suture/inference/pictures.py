@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from suture.errors import SutureError, some
+from suture.errors import SutureError, TooLongError, some
 from suture.inference.generation import Reply
 from suture.inference.loading import Precision, model_config, placed
 from suture.lazy import torch, transformers
@@ -23,7 +23,7 @@ from suture.progress import track
 if TYPE_CHECKING:
     from suture.checkpoint import TensorSource
 
-Turns = Sequence[Mapping[str, str]]  # a conversation: {"role", "content"} each
+Turns = Sequence[Mapping[str, Any]]  # {"role", "content"} each, and "image", a path, if any
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ class LookingModel:
     def fingerprint(self) -> str:
         """The content fingerprint of the source."""
         return self.source.fingerprint()
+
+    sees: ClassVar[bool] = True
+
+    def converse(self, conversations: Sequence[Turns], *, max_new_tokens: int) -> list[Reply]:
+        """`look`, as everything that can be talked to offers it."""
+        return look(self, conversations, max_new_tokens=max_new_tokens)
 
     @property
     def template(self) -> str:
@@ -98,31 +104,24 @@ _TROUBLE = {
 
 
 def look(
-    lm: LookingModel,
-    conversations: Sequence[Turns],
-    pictures: Sequence[Sequence[Path]],
-    *,
-    max_new_tokens: int = 64,
+    lm: LookingModel, conversations: Sequence[Turns], *, max_new_tokens: int = 64
 ) -> list[Reply]:
-    """The greedy reply to each conversation, its pictures before the words of its first user turn.
+    """The greedy reply to each conversation; a turn's picture stands before its words.
 
-    Raises SutureError E515 for a file that is no picture.
+    Raises SutureError E515 for a file that is no picture, TooLongError E506 for a conversation that
+    does not fit the context.
     """
-    shown = zip(conversations, pictures, strict=True)
     return [
-        _reply(lm, turns, files, max_new_tokens)
-        for turns, files in track(shown, "look", total=len(conversations))
+        _reply(lm, turns, place, max_new_tokens)
+        for place, turns in enumerate(track(conversations, "look"))
     ]
 
 
-def _reply(lm: LookingModel, turns: Turns, files: Sequence[Path], limit: int) -> Reply:
-    images = [_picture(file) for file in files]
+def _reply(lm: LookingModel, turns: Turns, place: int, limit: int) -> Reply:
     told: list[dict[str, Any]] = []
     for turn in turns:
-        content: list[dict[str, Any]] = [{"type": "text", "text": turn["content"]}]
-        if turn["role"] == "user" and images:
-            content = [*({"type": "image", "image": image} for image in images), *content]
-            images = []
+        shown = [{"type": "image", "image": _picture(turn["image"])}] if "image" in turn else []
+        content = [*shown, {"type": "text", "text": turn["content"]}]
         told.append({"role": turn["role"], "content": content})
     inputs = lm.processor.apply_chat_template(
         told, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
@@ -132,6 +131,7 @@ def _reply(lm: LookingModel, turns: Turns, files: Sequence[Path], limit: int) ->
         for name, value in inputs.items()
     }
     start = inputs["input_ids"].shape[1]
+    _check_room(lm, start, limit, place)
     stops = _stops(lm)
     asked = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, max_new_tokens=limit, eos_token_id=stops or None, pad_token_id=0
@@ -142,6 +142,21 @@ def _reply(lm: LookingModel, turns: Turns, files: Sequence[Path], limit: int) ->
     ids = ids[:-1] if ended else ids
     text = lm.processor.tokenizer.decode(ids, skip_special_tokens=True)
     return Reply(str(text), len(ids), ended)
+
+
+def _check_room(lm: LookingModel, tokens: int, limit: int, place: int) -> None:
+    room = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(room, int) and tokens + limit > room:
+        error = TooLongError(
+            "E506",
+            f"the conversation takes {tokens + limit} tokens, {limit} of them new, and the context "
+            f"of this model holds {room}",
+            where=str(lm.source.path),
+            why="beyond its context a model's output means nothing",
+            fix=f"shorten it or leave it out, or ask for fewer new tokens (now {limit})",
+        )
+        error.row = place
+        raise error
 
 
 def _stops(lm: LookingModel) -> list[int]:
