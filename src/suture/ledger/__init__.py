@@ -20,7 +20,8 @@ from suture.ledger.measurement import (
 )
 from suture.ledger.pairing import Estimate, estimate_difference
 from suture.ledger.pareto import dominates, front
-from suture.ledger.summary import interval_of, stands_on
+from suture.ledger.statistics import NONE, Statistic, derive, without_interval
+from suture.ledger.summary import interval_of, is_trivial, stands_on
 from suture.ledger.verdicts import (
     EXIT_CODES,
     Role,
@@ -36,6 +37,7 @@ from suture.ledger.verdicts import (
 
 __all__ = [
     "EXIT_CODES",
+    "NONE",
     "TOLERANCES",
     "Better",
     "Bootstrap",
@@ -49,6 +51,7 @@ __all__ = [
     "Role",
     "Row",
     "RunVerdict",
+    "Statistic",
     "Verdict",
     "assumed",
     "bca",
@@ -56,11 +59,13 @@ __all__ = [
     "check_junk",
     "compare",
     "counted",
+    "derive",
     "dominates",
     "estimate_difference",
     "front",
     "holm",
     "interval_of",
+    "is_trivial",
     "judge",
     "judged_path",
     "load_judged",
@@ -76,4 +81,5 @@ __all__ = [
     "stands_on",
     "tango",
     "tango_score",
+    "without_interval",
 ]

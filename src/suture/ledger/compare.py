@@ -5,6 +5,7 @@ Intervals are in `intervals`, pairing in `pairing`, verdicts in `verdicts`, junk
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,8 +18,12 @@ from suture.ledger.pairing import (
     LEAST_CLUSTERS,
     LEAST_ITEMS,
     Estimate,
+    best_of,
     check_pairable,
     estimate_difference,
+    estimate_statistic,
+    has_statistic,
+    left_out,
     paired,
     unread,
 )
@@ -37,10 +42,15 @@ from suture.ledger.verdicts import (
 # columns that say something about another model too
 _OF_BEFORE = ("kl", "logprob_before", "token_time_ratio", "reply_time_ratio")
 
+_TOLD = 12  # metrics that an error lists
+
 
 @dataclass
 class LedgerRow:
-    """One metric in its role: numbers, interval, verdict. `difference`: + is better."""
+    """One metric in its role: numbers, interval, verdict. `difference`: + is better.
+
+    `best`: of a metric that is best at a value in between; a gain is a move towards it.
+    """
 
     suite: str
     metric: str
@@ -61,10 +71,19 @@ class LedgerRow:
     min_gain: float = 0.0
     note: str = ""
     clusters: int | None = None  # independent groups among the n items, where there are any
+    best: float | None = None
+
+    @property
+    def needed_clusters(self) -> int | None:
+        """`needed_n` in clusters of as many items as these have."""
+        if self.needed_n is None or self.clusters is None:
+            return None
+        return math.ceil(self.needed_n * self.clusters / self.n)
 
     def as_dict(self) -> dict[str, Any]:
         """The shape of an entry of `ledger` in report.json."""
-        return {**self.__dict__, "ci95": list(self.ci95)}
+        more = {"ci95": list(self.ci95), "needed_clusters": self.needed_clusters}
+        return {**self.__dict__, **more}
 
 
 @dataclass
@@ -162,9 +181,9 @@ def _row(
         verdict, note = "not proven", f"replies degenerate: {degenerate[role.suite]}"
     elif any(model.get("identity") == "declared" for model in _models(role, sides)):
         note = "; ".join(filter(None, [note, "identity declared, not fingerprinted"]))
-    if gone := unread(sides[role.against][role.suite], sides["after"][role.suite], role.column):
-        left_out = f"{len(gone)} items left out: the judge's words could not be read"
-        note = "; ".join(filter(None, [note, left_out]))
+    best = best_of(sides["after"][role.suite], role.column)
+    towards = "" if best is None else f"{best:g} is best: a gain is a move towards it"
+    note = "; ".join(filter(None, [note, _left_out(role, sides)]))
     needed = None
     # below the least sample of a test no power calculation holds; the note names that sample
     if verdict == "not proven" and estimate.enough and role.suite not in degenerate:
@@ -177,6 +196,7 @@ def _row(
         )
         if role.role == "kept" and needed is not None and needed <= estimate.n and not note:
             note = "the sample was large enough: the loss itself is near the margin"
+    note = "; ".join(filter(None, [note, towards]))
     return LedgerRow(
         suite=role.suite,
         metric=role.column,
@@ -197,6 +217,7 @@ def _row(
         min_gain=role.min_gain,
         note=note,
         clusters=estimate.clusters,
+        best=best,
     )
 
 
@@ -219,6 +240,14 @@ def _estimate(
                 fix="measure both with the same --before",
             )
     own = found["after"].better.get(role.column)
+    best = best_of(found["after"], role.column)
+    if best is not None and role.better:
+        raise SutureError(
+            "E604",
+            f"{role.metric} is best at {best:g}, not when it is {role.better}",
+            why="compare judges how near to that value it is",
+            fix=f"write {role.metric} without a direction",
+        )
     if own and role.better and own != role.better:
         raise SutureError(
             "E604",
@@ -230,10 +259,23 @@ def _estimate(
         raise SutureError(
             "E604", f"{role.metric}: direction unknown", fix=f"write {role.metric}:higher"
         )
+    floor = 0.0 if role.role == "target" else -(role.margin or 0.0)
+    if _from_sums(role.column, found[role.against], found["after"]):
+        estimate, level, after = estimate_statistic(
+            found[role.against],
+            found["after"],
+            role.column,
+            better=better,
+            floor=floor,
+            seed=seed,
+            best=best,
+        )
+        whole = {side: one.metrics[role.column] for side, one in found.items()}
+        return {**whole, role.against: level, "after": after}, estimate, better
     estimate = estimate_difference(
         *paired(found[role.against], found["after"], role.column),
         better=better,
-        floor=0.0 if role.role == "target" else -(role.margin or 0.0),
+        floor=floor,
         seed=seed,
         name=role.metric,
     )
@@ -243,6 +285,16 @@ def _estimate(
         having = (row for row in measurement.rows if role.column in row.scores)
         values[side] = float(np.mean([r.scores[role.column] for r in having if r.item not in gone]))
     return values, estimate, better
+
+
+def _left_out(role: Role, sides: Mapping[str, Mapping[str, Measurement]]) -> str:
+    """What the row's note says of items that could not be paired."""
+    base, after = sides[role.against][role.suite], sides["after"][role.suite]
+    if _from_sums(role.column, base, after):
+        gone = left_out(base, after, role.column)
+        return f"{gone} items left out: one side gave no answer that could be read" if gone else ""
+    gone = len(unread(base, after, role.column))
+    return f"{gone} items left out: the judge's words could not be read" if gone else ""
 
 
 def _verdict(role: Role, estimate: Estimate, broken_allowed: bool) -> tuple[Verdict, str]:
@@ -269,34 +321,50 @@ def _find(role: Role, side: str, measured: Mapping[str, Measurement]) -> Measure
             else f"add --{side} FILE made by `suture measure {role.suite}`",
         )
     measurement = measured[role.suite]
-    if role.column in measurement.derived and role.column not in _columns(measurement):
+    known = _columns(measurement)
+    if role.column in known:
+        return measurement
+    if role.column in measurement.metrics:
         raise SutureError(
             "E606",
             f"{role.metric} is one number about all rows: there is nothing to pair",
             where=f"among the {side} files",
-            fix=f"take a score that every row has: {', '.join(_columns(measurement)[:4])}",
+            fix=f"take one that rows stand behind: {', '.join(known[:4])}",
         )
-    if not any(role.column in row.scores for row in measurement.rows):
-        known = {name for row in measurement.rows for name in row.scores}
-        close = nearest(role.column, known)
-        raise SutureError(
-            "E606",
-            f"'{role.suite}' has no metric '{role.column}'",
-            where=f"among the {side} files",
-            why="it was scored from replies alone: options are then counted as exact_match, by "
+    why = None
+    if any(role.column in row.scores for row in measurement.rows):
+        why = f"'{role.column}' is a column of the rows that metrics are made of, not a metric"
+    elif measurement.decoding == {"declared": True}:
+        why = (
+            "it was scored from replies alone: options are then counted as exact_match, by "
             "being named, and nothing that needs the model is known"
-            if measurement.decoding == {"declared": True}
-            else None,
-            fix=f"did you mean '{role.suite}.{close}'?"
-            if close
-            else f"it has: {', '.join(sorted(known))}",
         )
-    return measurement
+    close = nearest(role.column, known)
+    raise SutureError(
+        "E606",
+        f"'{role.suite}' has no metric '{role.column}'",
+        where=f"among the {side} files",
+        why=why,
+        fix=f"did you mean '{role.suite}.{close}'?"
+        if close
+        else f"it has: {', '.join(known[:_TOLD])}" + ", ..." * (len(known) > _TOLD),
+    )
+
+
+def _from_sums(column: str, *sides: Measurement) -> bool:
+    """Whether a metric is paired by sums over rows: no row has it as a score of its own, or a value
+    in between is best, which differences of single rows know nothing of."""
+    if all(best_of(one, column) is not None for one in sides):
+        return True
+    return all(has_statistic(one, column) for one in sides) and not any(
+        column in row.scores for one in sides for row in one.rows
+    )
 
 
 def _columns(measurement: Measurement) -> list[str]:
-    """The metrics that rows stand behind."""
+    """The metrics that rows stand behind; columns that only feed a metric are none."""
     names = {name for row in measurement.rows for name in row.scores}
+    names |= {name for name in measurement.derived if has_statistic(measurement, name)}
     return [name for name in measurement.metrics if name in names]
 
 

@@ -112,6 +112,9 @@ class Measurement:
     def save(self, path: str | Path, *, redact: bool = False) -> Path:
         """Write the measurement and, unless `redact`, replies and judge's words (mode 600).
 
+        The measurement is mode 644, or 600 where its suite says that it is about people
+        (`data["private"]`).
+
         Each file appears whole or not at all. With `redact` older files beside it are removed.
         """
         path = Path(path)
@@ -133,7 +136,8 @@ class Measurement:
                 beside.unlink(missing_ok=True)
             else:
                 _save_lines(beside, found)
-        _write(path, f'{head[:-2]},\n "rows": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n", 0o644)
+        mode = 0o600 if self.data.get("private") else 0o644
+        _write(path, f'{head[:-2]},\n "rows": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n", mode)
         return path
 
     @classmethod

@@ -11,6 +11,7 @@ from suture.lazy import np
 from suture.ledger.intervals import bca_mean, mcnemar_midp, tango, tango_score
 from suture.ledger.kinds import counted
 from suture.ledger.measurement import Better, Measurement, Row
+from suture.ledger.statistics import Statistic, resampled, summed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,6 +109,117 @@ def estimate_difference(
     )
 
 
+def estimate_statistic(
+    base: Measurement,
+    other: Measurement,
+    column: str,
+    *,
+    better: Better,
+    floor: float,
+    seed: int,
+    best: float | None = None,
+) -> tuple[Estimate, float, float]:
+    """Paired difference of a number made of sums over rows, and the number on either side.
+
+    Both models answered the same items, so the same clusters are drawn for both and the number is
+    made anew of each draw. Items that lack its columns on a side (an answer that could not be read)
+    are left out on both. `best`: where a value in between is best, the difference is how much
+    nearer to it the other side is, |base - best| - |other - best|, in each draw. E607: two other
+    statistics, or no item that both sides have.
+    """
+    one, two = (_statistic(side, column) for side in (base, other))
+    name = f"{base.suite}.{column}"
+    if one.as_dict() != two.as_dict():
+        raise SutureError(
+            "E607",
+            f"{name} is another statistic on each side",
+            where=f"{_named(base)} and {_named(other)}",
+            fix="measure both models with this version and the same task",
+        )
+    left = {row.item: row for row in base.rows if one.takes(row)}
+    right = {row.item: row for row in other.rows if one.takes(row)}
+    items = sorted(left.keys() & right.keys())
+    clusters = [left[item].cluster or item for item in items]
+    units = len(set(clusters))
+    if units < 2:
+        raise SutureError(
+            "E607",
+            f"{name}: {len(items)} items in {units} clusters on both sides give no interval",
+            fix="measure more items, from several clusters",
+        )
+    mine = one.features([left[item] for item in items])
+    theirs = one.features([right[item] for item in items])
+    width, sign = mine.shape[1], 1.0 if better == "higher" else -1.0
+
+    def change(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        was, is_now = one.value(sums[..., :width]), one.value(sums[..., width:])
+        if best is not None:
+            return np.abs(was - best) - np.abs(is_now - best)
+        return sign * (is_now - was)
+
+    both = np.concatenate([mine, theirs], axis=1)
+    boot = resampled(change, summed(both, clusters), seed=seed, name=name)
+    grouped = units < len(items)
+    level, after = (float(one.value(side.sum(axis=0))) for side in (mine, theirs))
+    still = boot.low == boot.high == 0.0
+    if still and one.counts([*left.values(), *right.values()]):  # as of counts without any change
+        low, high = (float(end) for end in tango(0, 0, units))
+        unchanged = Estimate(
+            n=len(items),
+            difference=0.0,
+            low=low,
+            high=high,
+            p_value=mcnemar_midp(0, 0),
+            p_below=_NORMAL.cdf(tango_score(0, 0, units, floor)),
+            spread=0.0,
+            test="Tango over clusters" if grouped else "Tango",
+            binary=True,
+            enough=True,
+            clusters=units if grouped else None,
+        )
+        return unchanged, level, after
+    estimate = Estimate(
+        n=len(items),
+        difference=boot.estimate,
+        low=boot.low,
+        high=boot.high,
+        p_value=min(1.0, 2 * min(boot.p_at_least(0.0), boot.p_at_most(0.0))),
+        p_below=boot.p_at_least(floor),
+        # per item, as a mean with this standard error would have it
+        spread=boot.estimate**2 + boot.error**2 * len(items),
+        test=f"BCa bootstrap over {'clusters' if grouped else 'items'}",
+        binary=False,
+        enough=len(items) >= LEAST_ITEMS and (not grouped or units >= LEAST_CLUSTERS),
+        clusters=units if grouped else None,
+    )
+    return estimate, level, after
+
+
+def _statistic(measurement: Measurement, column: str) -> Statistic:
+    """Its own; else the mean of the rows' column."""
+    if has_statistic(measurement, column):
+        return Statistic.load(measurement.derived[column]["statistic"])
+    return Statistic("mean", (column,))
+
+
+def has_statistic(measurement: Measurement, column: str) -> bool:
+    """Whether `column` is derived from sums over rows, so that two models can be paired in it."""
+    return "statistic" in measurement.derived.get(column, {})
+
+
+def best_of(measurement: Measurement, column: str) -> float | None:
+    """The value that is best, of a metric of which neither end is."""
+    best = measurement.derived.get(column, {}).get("best")
+    return None if best is None else float(best)
+
+
+def left_out(base: Measurement, other: Measurement, column: str) -> int:
+    """Items that have what a statistic is made of on one side only."""
+    statistic = _statistic(base, column)
+    one, two = ({r.item for r in side.rows if statistic.takes(r)} for side in (base, other))
+    return len(one ^ two)
+
+
 def paired(
     base: Measurement, other: Measurement, column: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str] | None]:
@@ -180,8 +292,8 @@ def check_pairable(base: Measurement, other: Measurement) -> None:
         ),
         (
             "decoding",
-            base.decoding,
-            other.decoding,
+            _settings(base),
+            _settings(other),
             "give both the same --max-new-tokens and the same options with --set",
         ),
         (
@@ -191,6 +303,10 @@ def check_pairable(base: Measurement, other: Measurement) -> None:
             "score both with the same phrases and judge: suture score FILE -o FILE --judge ...",
         ),
     ):
+        if what == "chat template" and any(
+            side.template.get("elsewhere") for side in (base, other)
+        ):
+            continue  # an address puts its own template around the same messages
         if one != two:
             raise SutureError(
                 "E607",
@@ -206,6 +322,11 @@ def check_pairable(base: Measurement, other: Measurement) -> None:
             where=where,
             fix="measure both models on the same data file, with the same limit",
         )
+
+
+def _settings(measurement: Measurement) -> dict[str, object]:
+    """How the model was asked; options of which none changes that are none."""
+    return {key: value for key, value in measurement.decoding.items() if value != {}}
 
 
 def _named(measurement: Measurement) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from suture.ledger.intervals import bca_mean, wilson
 from suture.ledger.kinds import counted
 from suture.ledger.measurement import Measurement
+from suture.ledger.statistics import FEWEST
 
-FEWEST = 5  # rows or clusters below which a bootstrap says nothing
+_OF_ONE_WORD = {"distinct_2": 1.0, "repetition": 0.0}
 
 
 def interval_of(measurement: Measurement, name: str) -> tuple[float, float] | None:
@@ -14,9 +15,12 @@ def interval_of(measurement: Measurement, name: str) -> tuple[float, float] | No
 
     What is derived from all rows at once brings its own. None: fewer than `FEWEST` rows or clusters
     of what is no count, or nothing derived with the number."""
-    own = measurement.derived.get(name, {}).get("interval")
+    about = measurement.derived.get(name, {})
+    own = about.get("interval")
     if own is not None:
         return float(own[0]), float(own[1])
+    if "statistic" in about:  # it would have one if the rows gave any
+        return None
     rows = [row for row in measurement.rows if name in row.scores]
     if not rows:
         return None
@@ -28,6 +32,13 @@ def interval_of(measurement: Measurement, name: str) -> tuple[float, float] | No
         return None
     found = bca_mean(scores, units, seed=0, name=f"{measurement.suite}.{name}")
     return found.low, found.high
+
+
+def is_trivial(measurement: Measurement, name: str) -> bool:
+    """Whether a number about the wording of replies holds for any answer of a word or two, where
+    answers in a given form were asked for: nothing repeats, as there is nothing that could."""
+    asked = any(one.rpartition(".")[2] == "parsed_strict" for one in measurement.metrics)
+    return asked and measurement.metrics[name] == _OF_ONE_WORD.get(name)
 
 
 def stands_on(measurement: Measurement, name: str) -> str:

@@ -47,7 +47,7 @@ class Role(FrozenConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Role:
-        if "." not in self.metric.strip("."):
+        if "." not in self.metric.strip(".") or self.metric.startswith("."):
             raise ValueError(f"'{self.metric}' must be SUITE.METRIC, like safety.refusal_rate")
         if self.role == "kept" and self.margin is None:
             raise ValueError(f"kept '{self.metric}' needs a margin, like {self.metric}:0.03")
@@ -59,11 +59,12 @@ class Role(FrozenConfig):
 
     @property
     def suite(self) -> str:
-        return self.metric.rsplit(".", 1)[0]
+        """What stands before the first dot; metrics may have dots of their own."""
+        return self.metric.split(".", 1)[0]
 
     @property
     def column(self) -> str:
-        return self.metric.rsplit(".", 1)[1]
+        return self.metric.split(".", 1)[1]
 
     @classmethod
     def target(cls, text: str) -> Role:
