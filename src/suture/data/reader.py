@@ -87,6 +87,17 @@ def first_row(path: str | Path) -> dict[str, Any]:
     _refuse("E302", "the file has no rows", (path, 1, 1), fix="write one JSON object per line")
 
 
+def read_raw(path: str | Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(line number, the line, its columns) of every row as it comes, for forms that no record
+    describes; the line is blank for tables. Errors as in `read_jsonl`, but for those of records."""
+    path, number = Path(path), 0
+    for number, line, raw in _rows(path):
+        yield number, line, raw
+    if not number:
+        fix = "write one JSON object per line"
+        _refuse("E302", "the file has no rows", (path, 1, 1), fix=fix)
+
+
 def read_text(path: str | Path) -> str:
     """A whole text file, line ends as LF. Errors: E301, E303, E302 where it is blank."""
     path = Path(path)

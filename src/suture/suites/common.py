@@ -81,14 +81,25 @@ class Suite(Protocol):
         unpaired             metrics that no row has, so that a ledger cannot pair them
         unasked              options that change no row's scores
         score_log(file, options)  a measurement from a log of rows, without a model
+        conversation(item), picture(item), baselines, baseline(...)  for what can stand in for a
+                             model (`suture.suites.answerers`)
+        reads                True: `measure` is given a `Reader`, so that an encoder will do
     """
 
     name: str
-    metrics: Mapping[str, Better]
     default_data: tuple[Path, ...]
-    max_new_tokens: int
     scorer: str | None
     needs_before: bool
+
+    @property
+    def metrics(self) -> Mapping[str, Better]:
+        """The direction of every metric there may be."""
+        ...
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Length limit of a reply, unless another is asked for."""
+        ...
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Any]:
         """The items, checked; `limit` thins them evenly (see `thin`)."""

@@ -13,7 +13,8 @@ from typing import Any
 
 from suture.checkpoint.jsonfile import write_atomic
 from suture.errors import SutureError
-from suture.suites.run import load_suite, spoken_items
+from suture.suites.assembling import spoken_items
+from suture.suites.finding import load_suite
 
 
 def prompts(
