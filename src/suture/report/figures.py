@@ -16,7 +16,7 @@ MINUS = "\u2212"
 DASH = "\u2013"
 _SHARE = re.compile(
     r"rate|accuracy|share|refus|exact|f1|auc|agree|end|distinct|repet|recall|em$"
-    r"|judged|prefer|wins|losses|unparsed|swayed"
+    r"|judged|prefer|wins|losses|parsed|swayed"
 )
 
 VERDICT_SENTENCES = {

@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
 
+from suture.errors import SutureError
 from suture.report import figures
 from suture.report.visible import one_line
 
@@ -51,6 +53,17 @@ def standalone(svg: str, *, width: int = 720) -> str:
     opened = str(svg).replace('<svg role="img"', head + ' role="img"', 1)
     opened = opened.replace(' width="100%"', "", 1)
     return opened.replace("</desc>", f"</desc><style>{STANDALONE_STYLE}</style>", 1)
+
+
+def check_ending(out: Path) -> None:
+    """Refuse (E633) a file for a drawing that is not called .svg."""
+    if out.suffix != ".svg":
+        raise SutureError(
+            "E633",
+            f"a drawing is not written as '{out.suffix or out.name}'",
+            where=str(out),
+            fix="end the file's name in .svg; browsers and Inkscape turn that into anything else",
+        )
 
 
 def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
