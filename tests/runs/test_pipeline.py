@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helpers import write_jsonl
 from suture.cli import main
 from suture.errors import SutureError
 from suture.runs import measuring, plan, read_recipe, run
@@ -256,3 +257,26 @@ def test_the_plan_names_adapters() -> None:
         path=Path("aligned"), adapter_path=Path("x/tuned-lora"), config={}, tensors={}
     )
     assert about(source)["path"] == "aligned + adapter tuned-lora"
+
+
+def test_a_run_keeps_a_number_that_is_derived_from_rows(workshop: Path) -> None:
+    """Text tasks in a recipe: paths below it, roles on F1, and a second run that does nothing."""
+    records = [
+        {"id": str(i), "text": f"text {i}", "gold": "positive" if i % 2 else "negative"}
+        for i in range(6)
+    ]
+    write_jsonl(workshop / "records.jsonl", records)
+    shipped = Path(__file__).resolve().parents[2] / "src/suture/suites/data/tasks/sst2.yaml"
+    (workshop / "own.yaml").write_text(shipped.read_text())
+    text = (workshop / "recipe.yaml").read_text()
+    suite = "  mood:\n    suite: emotion\n    data: records.jsonl\n    max_new_tokens: 4\n"
+    suite += "    options: {task: own.yaml, parser: lenient}\n"
+    role = "  - {metric: mood.sst2.macro_f1, role: kept, margin: 0.05}\n"
+    text = text.replace("roles:\n", f"{suite}roles:\n").replace("device:", f"{role}device:")
+    (workshop / "recipe.yaml").write_text(text)
+    recipe = read_recipe(workshop / "recipe.yaml")
+    outcome = run(recipe, workshop / "out")
+    row = next(row for row in outcome.ledger.rows if row.metric == "sst2.macro_f1")
+    assert (row.suite, row.n) == ("mood", 6)
+    again = run(recipe, workshop / "out")
+    assert again.ledger.as_dict() == outcome.ledger.as_dict()

@@ -31,12 +31,22 @@ def decides(label: str, spec: SuiteSpec) -> dict[str, Any]:
     """
     found: dict[str, Any] = {
         "suite": {"label": label, **spec.asked()},
-        "data": [sha256_file(path) for path in suite_files(label, spec)],
+        "data": _data(label, spec),
     }
     paths = named_paths(spec.judge, spec.decoding, spec.options)
     if there := [str(path) for path in paths if path.exists()]:
         found["named"] = {path: _contents(path) for path in there}
     return found
+
+
+def _data(label: str, spec: SuiteSpec) -> list[str]:
+    """Of files their bytes; of a folder of data sets, which may be large, what is asked of it."""
+    from suture.suites.common import items_sha256
+
+    files = suite_files(label, spec)
+    if any(path.is_dir() for path in files):
+        return [items_sha256(spec.items(label))]
+    return [sha256_file(path) for path in files]
 
 
 @cache

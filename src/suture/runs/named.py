@@ -12,6 +12,8 @@ Named = str | dict[str, Any]  # KIND:KEY=VALUE,..., a YAML file, or a mapping wi
 _OF_SUITES = frozenset(
     "examples templates references against reference retain holdout other".split()
 )
+_PERHAPS = frozenset({"task", "train"})  # names, unless they end as files do
+_FILES = (".yaml", ".yml", ".jsonl", ".jsonl.gz")
 _NO_FILE = ("before", "none", None)  # against: before, reference: none
 
 
@@ -31,9 +33,11 @@ def rooted(given: Named, kind_of: Callable[[str], Any], root: Path) -> dict[str,
 
 def rooted_option(key: str, value: Any, root: Path) -> Any:
     """An option of a suite, below `root` where it names files."""
-    if key not in _OF_SUITES or value in _NO_FILE:
+    if not _names_files(key, value):
         return value
-    files = [str(root / Path(one).expanduser()) for one in _many(value)]
+    files = [
+        str(root / Path(one).expanduser()) if _is_file(key, one) else one for one in _many(value)
+    ]
     return files if isinstance(value, list) else files[0]
 
 
@@ -53,9 +57,18 @@ def named_paths(
             kind = kind_of(name)
             found += [Path(v) for k, v in values.items() if _is_path(kind, k, v)]
     for key, value in (options or {}).items():
-        if key in _OF_SUITES and value not in _NO_FILE:
-            found += [Path(one) for one in _many(value)]
+        if _names_files(key, value):
+            found += [Path(one) for one in _many(value) if _is_file(key, one)]
     return found
+
+
+def _names_files(key: str, value: Any) -> bool:
+    """Whether an option of a suite names files, or may."""
+    return key in _PERHAPS or (key in _OF_SUITES and value not in _NO_FILE)
+
+
+def _is_file(key: str, value: Any) -> bool:
+    return key not in _PERHAPS or str(value).endswith(_FILES)
 
 
 def _is_path(kind: type[FrozenConfig], key: str, value: Any) -> bool:

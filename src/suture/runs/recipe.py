@@ -42,7 +42,9 @@ class SuiteSpec(FrozenConfig):
     """One suite of the run. Its key in the recipe names it in roles and in the report."""
 
     suite: str | None = Field(None, description="which suite; default: the key itself")
-    data: tuple[Path, ...] | None = Field(None, description="JSONL rows; default: the suite's own")
+    data: tuple[Path, ...] | None = Field(
+        None, description="JSONL rows, or a folder of data sets; default: the suite's own"
+    )
     limit: int | None = Field(
         None,
         ge=1,
@@ -296,8 +298,9 @@ def _check_suites(recipe: Recipe, where: Path, lines: Any) -> None:
     metrics: dict[str, Mapping[str, Any]] = {}
     unpaired: dict[str, frozenset[str]] = {}
     for label, spec in recipe.suites.items():
+        options = {k: rooted_option(k, v, where.parent) for k, v in (spec.options or {}).items()}
         try:
-            suite = load_suite(spec.suite or label, spec.options)
+            suite = load_suite(spec.suite or label, options)
             metrics[label] = suite.metrics
             unpaired[label] = getattr(suite, "unpaired", frozenset())
         except SutureError as error:
@@ -351,7 +354,8 @@ def _check_files(recipe: Recipe, where: Path, lines: Any) -> None:
     wanted = [(("models", k), s.path, True) for k, s in recipe.models.items()]
     wanted += [(("models", k), p, True) for k, s in recipe.models.items() for p in s.patches]
     wanted += [(("data", k), s.file, False) for k, s in recipe.data.items()]
-    wanted += [(("suites", k), p, False) for k, s in recipe.suites.items() for p in s.data or ()]
+    asked = [(k, p) for k, s in recipe.suites.items() for p in s.data or ()]
+    wanted += [(("suites", k), p, False) for k, p in asked if not p.is_dir()]  # of data sets
     if recipe.chat_template:
         wanted.append((("chat_template",), recipe.chat_template, False))
     for label, spec in recipe.suites.items():

@@ -25,13 +25,14 @@ from suture.config import FrozenConfig
 from suture.errors import SutureError
 from suture.lazy import torch
 from suture.progress import track
-from suture.training.batches import Batch, Example, Step, steps_from
+from suture.training.batches import Batch, Example, Step
 from suture.training.early_stop import EarlyStop
 from suture.training.logits import answer_count, answer_positions, answer_tokens, logits_at
 from suture.training.meter import Meter
 from suture.training.optimizers import build_optimizers
-from suture.training.schedule import rate, resolved
+from suture.training.schedule import rate
 from suture.training.state import load_state, save_state
+from suture.training.supply import Rows, Supply
 
 Objective = Callable[[Any, Batch], "torch.Tensor"]
 """(model, batch) to the scalar loss: the mean over what the objective weighs.
@@ -124,7 +125,7 @@ class TrainResult:
 
 def train(
     model: torch.nn.Module,
-    examples: Sequence[Example],
+    examples: Sequence[Example] | Supply,
     config: TrainConfig,
     *,
     objective: Objective | None = None,
@@ -133,22 +134,25 @@ def train(
     identity: str = "",
     label: str = "train",
     on_epoch: Callable[[int], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> TrainResult:
     """Train `model` in place (float32 parameters) and return the record.
 
     `objective(model, batch)` gives the scalar loss; the default is next-token cross-entropy on
     the labelled positions. It may end the training by `EnoughTraining`. A step of several batches
     is the mean over all that they weigh, so it does not depend on how it was cut.
+    `examples`: rows, or a supply of batches from elsewhere (blocks of packed text).
     `dev`: rows for `patience`; with them the best epoch's weights are the result.
     `state`: folder for resumable states; the same call continues there.
     `identity`: hash of what else decides the run (starting weights, recipe): a state made under
     another one, with other settings or other examples is refused (E904).
     `on_epoch(n)`: called when `n` passes over the rows are done, the model ready to be measured;
-    after a kill it may be called again for the same pass.
+    after a kill it may be called again for the same pass. `on_step(n, loss)`: the same after
+    every step, `n` steps done.
     Errors: E901 no examples, E902 a loss or gradient that is not finite (the state before it
     stays), E903 parameters not in float32, E914 patience without dev rows, E917 no checkpointing.
     """
-    if not examples:
+    if not len(examples):
         raise SutureError("E901", "no training examples", fix="give a data file with rows")
     if config.patience is not None and not dev:
         raise SutureError(
@@ -162,18 +166,18 @@ def train(
     optimizers = build_optimizers(model, config)
     if dev:
         identity += f" dev {len(dev)}"
-    own = run_identity(config, [*examples, *dev], identity) if state else ""
+    supply = Rows(examples) if isinstance(examples, Sequence) else examples
+    rows = supply.examples if isinstance(supply, Rows) else ()
+    identity += supply.identity
+    own = run_identity(config, [*rows, *dev], identity) if state else ""
     first, notes = load_state(state, model, optimizers, own) if state else (0, {})
     stop = EarlyStop(dev, config, state) if dev else None
     if stop and "early_stop" in notes:
         stop.resume(notes["early_stop"])
     by_epochs = config.epochs is not None
-    config = resolved(config, [len(example.ids) for example in examples])
+    config = supply.resolved(config)
     assert config.steps is not None
-    stream = steps_from(
-        examples, batch_tokens=config.batch_tokens, batch_rows=config.batch_rows,
-        accumulate=config.accumulate, seed=config.seed, first_step=first,
-    )  # fmt: skip
+    stream = supply.steps(config, first)
     meter = Meter(next(model.parameters()).device)
     losses: list[float] = []
     done = first
@@ -202,6 +206,8 @@ def train(
         losses.append(loss)
         done = number + 1
         meter.add(loss, sum(int(batch.attend.sum()) for batch in step.batches))
+        if on_step:
+            on_step(done, loss)
         if step.last and stop:
             stop.after_epoch(model, stop.loss(model), done)
         if step.last and on_epoch:

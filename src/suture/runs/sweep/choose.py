@@ -100,7 +100,7 @@ def full_name(word: str, metrics: Collection[str], named: Collection[str] = ()) 
     if word in metrics:
         return word
     for pool in (named, metrics):
-        own = sorted({metric for metric in pool if metric.rsplit(".", 1)[0] == word})
+        own = sorted({metric for metric in pool if metric.split(".", 1)[0] == word})
         if len(own) == 1:
             return own[0]
         if own:
@@ -109,7 +109,7 @@ def full_name(word: str, metrics: Collection[str], named: Collection[str] = ()) 
                 f"'{word}' may mean {' or '.join(own)}",
                 fix=f"write {own[0]}",
             )
-    close = nearest(word, [*metrics, *(metric.rsplit(".", 1)[0] for metric in metrics)])
+    close = nearest(word, [*metrics, *(metric.split(".", 1)[0] for metric in metrics)])
     raise SutureError(
         "E739",
         f"no metric is called '{word}'",

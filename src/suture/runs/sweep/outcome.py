@@ -128,7 +128,7 @@ def difference(
 ) -> Difference | None:
     """The paired difference of `other` from `base`, + being better, as a ledger has it: metric,
     before, after, difference, ci95. None where there is none."""
-    suite, column = metric.rsplit(".", 1)
+    suite, column = metric.split(".", 1)
     sides = [next((m for m in side if m.suite == suite), None) for side in (base, other)]
     old, new = sides
     if old is None or new is None or column not in old.metrics or column not in new.metrics:

@@ -134,7 +134,7 @@ def _rows(
     start = facts["sides"]["before"] if before is None else before
     return {
         metric: {
-            "metric": metric.rsplit(".", 1)[1],
+            "metric": metric.split(".", 1)[1],
             "before": start.get(metric),
             "after": scores[metric],
             "ends": ends.get(metric),

@@ -137,7 +137,7 @@ def read_sweep(
     if not isinstance(values.get("suites"), Mapping):
         checked(values, path, lines, resolve)  # says what is wrong
     suites = _suites(values, limit)
-    roles = {str(role.get("metric", "")).rpartition(".")[0] for role in _mappings(values, "roles")}
+    roles = {str(role.get("metric", "")).partition(".")[0] for role in _mappings(values, "roles")}
     others = _suites({"suites": sweep.selection}, limit)
     if stray := sorted(set(others) - set(suites)):
         close = nearest(stray[0], suites)

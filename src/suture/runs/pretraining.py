@@ -1,0 +1,143 @@
+"""A pre-training with its curves, and what it will need: `suture train` and `suture plan`."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from suture.checkpoint.jsonfile import write_atomic
+from suture.report.curves import curves
+from suture.report.svg import standalone
+from suture.runs.plan import BASE_MEMORY, FIXED_SECONDS, existing, flops, memory_there
+from suture.training.documents import documents
+from suture.training.newborn import model_config, size_of
+from suture.training.packed import Packed, packing_identity
+from suture.training.pretrain import PretrainRecipe, PretrainReport, packed_folder, run_pretraining
+from suture.training.record import Record
+from suture.training.vocabulary import TrainedTokenizer
+
+_TRAIN_SHARE = 0.4  # of the matrix product's speed that a training step reaches
+_STATE = 16  # bytes per parameter of weights, gradients and both moments
+_CHARACTERS = 3.6  # per token of English in a small vocabulary, about
+_POINTS = 300  # on the curve of the training loss
+
+
+@dataclass(frozen=True)
+class PretrainingPlan:
+    """The costs of a pre-training. `tokens`: of all steps; `text_tokens`: of the text that is
+    trained on, exact once it is packed; `passes`: how often it is read."""
+
+    arm: str | None
+    model_type: str
+    parameters: int
+    steps: int
+    tokens: int
+    text_tokens: int
+    packed: bool
+    passes: float
+    checkpoints: int
+    peak_memory: int
+    memory_there: int | None
+    disk: int
+    disk_free: int
+    seconds: float
+    warnings: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def run_with_curves(recipe: PretrainRecipe) -> PretrainReport:
+    """`run_pretraining`; with every dev loss `OUT.steps/curves.svg` is drawn anew."""
+    name = recipe.output.name if recipe.arm is None else f"{recipe.output.name} ({recipe.arm})"
+    return run_pretraining(recipe, on_record=lambda record: draw(record, name))
+
+
+def draw(record: Record, name: str) -> None:
+    """Training and dev loss, and what routers added, over the steps, beside the record."""
+    lines = {"training": thinned(record.curve("lm") or record.curve("loss"))}
+    lines["dev"] = [(float(step), value) for step, value in record.curve("dev")]
+    for extra in ("balance", "z"):
+        if found := record.curve(extra):
+            lines[extra] = thinned(found)
+    drawn = curves(
+        lines, title=f"Pre-training of {name}", x_label="step", y_label="loss in nats",
+        as_percent=False,
+    )  # fmt: skip
+    if drawn:
+        write_atomic(record.file.parent / "curves.svg", standalone(drawn).encode())
+
+
+def thinned(points: list[tuple[int, float]], most: int = _POINTS) -> list[tuple[float, float]]:
+    """At most `most` points, each the mean of those it stands for."""
+    size = max(1, -(-len(points) // most))
+    groups = [points[at : at + size] for at in range(0, len(points), size)]
+    return [
+        (sum(step for step, _ in some) / len(some), sum(value for _, value in some) / len(some))
+        for some in groups
+    ]
+
+
+def plan_pretraining(recipe: PretrainRecipe) -> PretrainingPlan:
+    """The plan of a pre-training; it raises what the training would raise of model and files.
+
+    The text is read, but not tokenized: where it is not packed yet, its tokens are estimated.
+    """
+    from suture.inference.loading import load_tokenizer
+
+    spec, config = recipe.pretrain, recipe.train
+    folder = packed_folder(recipe)
+    packing_identity(spec.texts, spec.tokenizer, spec.held_out)  # the files are there
+    there = (folder / "packed.json").is_file()
+    if there:
+        facts = Packed.open(folder).facts
+        text = int(facts["tokens"]["train"])
+    else:
+        characters = sum(len(d.text) for source in spec.texts for d in documents(source))
+        text = int(characters / _CHARACTERS * (1 - spec.held_out))
+        trained = isinstance(spec.tokenizer, TrainedTokenizer)
+        size = spec.tokenizer.vocabulary if trained else len(load_tokenizer(spec.tokenizer))  # type: ignore[union-attr,arg-type]
+        facts = {"vocabulary": size, "end": 0}
+    shape = model_config(recipe.shape, facts, block=spec.block)
+    numbers = size_of(shape, spec.objective.name)
+    rows = config.batch_rows or max(1, config.batch_tokens // spec.block) * config.accumulate
+    each = max(1, text // spec.block // rows)
+    steps = config.steps or each * (config.epochs or 1)
+    tokens = steps * rows * spec.block
+    wanted = recipe.checkpoints
+    kept = (steps // wanted + 1 if wanted else 0) if isinstance(wanted, int) else len(wanted)
+    vocabulary = int(shape.vocab_size)
+    hidden, layers = int(shape.hidden_size), int(shape.num_hidden_layers)
+    wide = int(getattr(shape, "ffn_width", 0) or getattr(shape, "intermediate_size", 4 * hidden))
+    batch = config.batch_tokens * 4 * (layers * (16 * hidden + 4 * wide) + 3 * vocabulary)
+    memory = BASE_MEMORY + _STATE * numbers + batch
+    disk = (1 + kept) * 4 * numbers + 2 * 12 * numbers + (0 if there else 3 * text) + 2**20
+    free = shutil.disk_usage(existing(recipe.output)).free
+    room = memory_there()
+    warnings = []
+    if text < spec.block * rows:
+        warnings.append("the text does not fill one step; give more, or lower train.batch_tokens")
+    if room is not None and memory > room:
+        warnings.append("peak memory is above what is free now; the run may be killed")
+    if disk > free:
+        warnings.append("the disk is too full; free some space or choose another folder")
+    products = 6.0 * numbers * tokens
+    return PretrainingPlan(
+        arm=recipe.arm,
+        model_type=str(shape.model_type),
+        parameters=numbers,
+        steps=steps,
+        tokens=tokens,
+        text_tokens=text,
+        packed=there,
+        passes=round(tokens / max(1, text), 2),
+        checkpoints=kept,
+        peak_memory=memory,
+        memory_there=room,
+        disk=disk,
+        disk_free=free,
+        seconds=round(FIXED_SECONDS + products / (flops() * _TRAIN_SHARE), 1),
+        warnings=warnings,
+    )

@@ -1,0 +1,205 @@
+"""Base capability: the loss on running text, domain by domain, in and out of the distribution.
+
+    NAME_loss   mean −log p per predicted token of the domain NAME, in nats
+    out_loss    mean over the domains of --data, each counting the same
+    in_loss     the same over the domains of `trained`, on sections that were held out of training
+
+`--data` is a YAML file with a list `texts` (`suture.training.documents.TextSource`). Options:
+
+    root      folder that the files of both lists lie below; default: beside the list
+    trained   the list a model was pre-trained on, for `in_loss`
+    held_out  the share of it that was held out
+    passages  of each domain, spread evenly over it
+    length    characters of a passage, about
+
+An encoder predicts masked tokens, so its numbers stand beside those of encoders only; and losses
+per token compare models of one tokenizer (CEA, arXiv 2403.02436, section 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from suture.config import FrozenConfig
+from suture.errors import SutureError
+from suture.ledger import Better, ReplyRow, Row
+from suture.suites.common import Answers, thin
+from suture.training.documents import TextSource, documents, held_out, sections
+from suture.training.pretrain import read_texts
+
+if TYPE_CHECKING:
+    from suture.inference.reading import Reader
+    from suture.suites.scorers import Scorer
+
+
+class Asked(FrozenConfig):
+    """Which text is read."""
+
+    root: Path | None = None
+    trained: Path | None = None
+    held_out: float = Field(0.02, gt=0, lt=1, description="as in the pre-training's recipe")
+    passages: int = Field(32, ge=1, description="of each domain")
+    length: int = Field(2000, ge=100, description="characters of a passage")
+
+
+class Passage(FrozenConfig):
+    """Running text of one domain. `inside`: a model was trained on the rest of it."""
+
+    id: str
+    prompt: str
+    domain: str
+    inside: bool = False
+    cluster: str | None = None
+
+
+class BaseCapability:
+    """Items: `Passage`. Nothing is generated."""
+
+    name = "base-capability"
+    default_data: tuple[Path, ...] = ()
+    max_new_tokens = 1
+    scorer: str | None = None
+    needs_before = False
+    reads = True  # an encoder will do, and no chat template is asked for
+
+    def __init__(self, asked: Asked | None = None) -> None:
+        self.asked = asked or Asked()
+        self.metrics: Mapping[str, Better] = {"out_loss": "lower", "in_loss": "lower"}
+
+    def configure(self, options: Mapping[str, Any]) -> BaseCapability:
+        """The suite with these options (`Asked`)."""
+        return BaseCapability(Asked.load(options, where="options of the suite base-capability"))
+
+    def read(self, files: Sequence[Path], limit: int | None) -> list[Passage]:
+        if not files:
+            raise SutureError(
+                "E950",
+                "the suite base-capability has no text of its own",
+                fix="give --data DOMAINS.yaml, a list `texts` like recipes/data/domains.yaml",
+            )
+        lists = [(file, False) for file in files]
+        if self.asked.trained is not None:
+            lists.append((self.asked.trained, True))
+        items: list[Passage] = []
+        for file, inside in lists:
+            for values in read_texts(file, self.asked.root):
+                source = TextSource.load(values, where=file)
+                if any(item.domain == source.name for item in items):
+                    raise SutureError(
+                        "E951",
+                        f"two domains are called '{source.name}'",
+                        where=str(file),
+                        fix="give each its own name",
+                    )
+                items += self._passages(source, inside)
+        items = thin(items, limit)
+        domains = dict.fromkeys(f"{item.domain}_loss" for item in items)
+        self.metrics = {name: "lower" for name in ("out_loss", "in_loss", *domains)}
+        return items
+
+    def _passages(self, source: TextSource, inside: bool) -> list[Passage]:
+        """Of a domain that was trained on, the sections that were held out, cut to passages."""
+        texts = [d.text for d in documents(source)]
+        if inside:
+            share = self.asked.held_out
+            texts = [s for text in texts for s in sections(text) if held_out(s, share)]
+        found = list(joined(texts, self.asked.length))
+        if len(found) < self.asked.passages:
+            raise SutureError(
+                "E952",
+                f"the domain '{source.name}' has {len(found)} passages of about "
+                f"{self.asked.length} characters, {self.asked.passages} are asked for",
+                why="every domain counts the same, so each needs as many",
+                fix=f"use --set passages={max(1, len(found))}, a smaller length, or more text",
+            )
+        return [
+            Passage(id=f"{source.name}-{i:05d}", prompt=text, domain=source.name, inside=inside)
+            for i, text in enumerate(thin(found, self.asked.passages))
+        ]
+
+    def measure(
+        self,
+        lm: Any,
+        items: list[Passage],
+        *,
+        max_new_tokens: int,
+        scorer: Scorer | None = None,
+        before: Any = None,
+    ) -> Answers:
+        return Answers(losses(lm, items), [])
+
+    def generates(self, items: list[Passage]) -> bool:
+        """Passages are only read."""
+        return False
+
+    def score(
+        self, items: list[Passage], replies: Sequence[ReplyRow], scorer: Scorer | None = None
+    ) -> list[Row]:
+        raise SutureError(
+            "E527",
+            "base capability cannot be scored from replies",
+            why="it is the loss on text that the model reads",
+            fix="run `suture measure base-capability --model DIR --data DOMAINS.yaml`",
+        )
+
+
+def losses(reader: Reader, items: Sequence[Passage]) -> list[Row]:
+    """A row per passage, with its loss under its domain's name and under `in_loss` or `out_loss`.
+
+    A passage in which an encoder was asked for nothing is left out.
+    """
+    from suture.inference.text_loss import text_losses
+
+    found = text_losses(
+        reader, [item.prompt for item in items], mask=masking(reader), label="base capability"
+    )
+    return [
+        Row(
+            item.id,
+            {f"{item.domain}_loss": one.mean, "in_loss" if item.inside else "out_loss": one.mean},
+            item.cluster,
+        )
+        for item, one in zip(items, found, strict=True)
+        if one.tokens
+    ]
+
+
+def masking(reader: Reader) -> Any:
+    """How an encoder's windows are masked: by the rule of its pre-training, the same every time."""
+    if reader.causal:
+        return None
+    from suture.lazy import np
+    from suture.training.objectives.masked import Ids, Masked
+
+    assert reader.mask is not None
+    known = Ids(len(reader.tokenizer), reader.mask, tuple(reader.tokenizer.all_special_ids))
+
+    def mask(ids: Any, number: int) -> Any:
+        return Masked().mask(ids, 0, np.asarray([number]), ids=known, seed=0)
+
+    return mask
+
+
+def joined(texts: Sequence[str], length: int) -> list[str]:
+    """Passages of about `length` characters: long texts are cut, short ones follow one another.
+
+    What is left over at the end, less than half a passage, is left out.
+    """
+    found: list[str] = []
+    held = ""
+    for text in texts:
+        for piece in sections(text, length):
+            held = f"{held}\n\n{piece}" if held else piece
+            if len(held) >= length:
+                found.append(held)
+                held = ""
+    if len(held) >= length / 2:
+        found.append(held)
+    return found
+
+
+SUITE = BaseCapability()

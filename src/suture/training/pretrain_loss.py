@@ -1,0 +1,122 @@
+"""The loss of a pre-training step, its parts told apart: language modelling, routers, a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from suture.errors import SutureError
+from suture.lazy import torch
+from suture.training.newborn import OWN
+from suture.training.objectives.masked import Causal, Masked
+from suture.training.objectives.tcd import TCD
+
+if TYPE_CHECKING:
+    from suture.training.batches import Batch
+
+
+class Distillation(TCD):
+    """A teacher that every step is compared with (TCD-style, see `objectives.tcd`)."""
+
+    teacher: Path = Field(description="checkpoint of one of our models, with the same tokenizer")
+
+    def open_teacher(self, student: Any, tokenizer: Path) -> Any:
+        """The teacher, frozen, on the student's device.
+
+        Errors: E963 teacher or student is none of our models, E962 it reads other tokens; E977 to
+        E979 as `TCD.check`; those of `load_reader`.
+        """
+        from suture.inference.loading import load_tokenizer
+        from suture.inference.reading import load_reader
+        from suture.patch import open_model
+
+        device = next(student.parameters()).device
+        reader = load_reader(open_model(self.teacher), device=str(device))
+        for model, where in ((student, "model"), (reader.model, str(self.teacher))):
+            if model.config.model_type not in OWN:
+                raise SutureError(
+                    "E963",
+                    f"a {model.config.model_type} model has no states that could be matched",
+                    where=where,
+                    fix=f"use model_type {' or '.join(OWN)}",
+                )
+        self.check(student.config, reader.model.config)
+        if reader.tokenizer.get_vocab() != load_tokenizer(tokenizer).get_vocab():
+            raise SutureError(
+                "E962",
+                "the teacher's tokenizer is not the one the text is packed with",
+                where=str(self.teacher),
+                why="the two models would read other words under the same numbers",
+                fix=f"set pretrain.tokenizer={self.teacher}",
+            )
+        return reader.model
+
+
+class Loss:
+    """The model's own language-modelling loss, what its routers add, and what a teacher asks for.
+
+    The supply's labels decide what is predicted; a causal model shifts them itself. An objective of
+    `suture.training.loop.train`.
+    """
+
+    def __init__(
+        self,
+        objective: Causal | Masked,
+        distil: Distillation | None = None,
+        teacher: Any = None,
+    ) -> None:
+        self.shifted = isinstance(objective, Causal)
+        self.distil, self.teacher = distil, teacher
+        self._sums: dict[str, float] = {}
+        self._weight = 0.0
+
+    def __call__(self, model: Any, batch: Batch) -> torch.Tensor:
+        """The sum of all parts by their weights, the parts noted for `take`."""
+        from suture.models import penalty
+
+        own = model.config.model_type in OWN
+        output = self.output(model, batch, capture=self.distil.capture if self.distil else None)
+        weight = self.weight(batch)
+        self._weight += weight
+        self._add("lm", output.loss, weight)
+        loss: torch.Tensor = output.loss
+        if own:
+            for name, value in (output.auxiliary or {}).items():
+                self._add(name, value, weight)
+            loss = loss + penalty(output, model.config)
+        if self.distil is not None:
+            with torch.no_grad():
+                wanted = self.output(self.teacher, batch, capture=self.distil.capture)
+            # a causal model predicts everywhere, an encoder where something is masked
+            labels = None if self.shifted else batch.labels
+            terms = self.distil.losses(output, wanted, labels=labels)
+            for name, value in terms.items():
+                self._add(name, value, weight)
+            loss = loss + self.distil.total(terms)
+        return loss
+
+    def output(self, model: Any, batch: Batch, *, capture: frozenset[str] | None = None) -> Any:
+        """A forward pass with its loss of language modelling."""
+        given: dict[str, Any] = {"input_ids": batch.ids, "labels": batch.labels}
+        if model.config.model_type in OWN:
+            given["capture"] = capture
+            # an encoder's head is most of its work, and only what is masked is predicted
+            given["loss_only"] = self.distil is None or self.distil.match != "logits"
+        return model(**given)
+
+    def weight(self, batch: Batch) -> float:
+        """Predicted tokens."""
+        labels = batch.labels[:, 1:] if self.shifted else batch.labels
+        return float((labels != -100).sum())
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call, by name; `lm` alone is what other models are compared in."""
+        found = {name: value / self._weight for name, value in self._sums.items()}
+        self._sums, self._weight = {}, 0.0
+        # a model without routers and teacher has one loss, and it is told already
+        return found if len(found) > 1 else {}
+
+    def _add(self, name: str, value: torch.Tensor, weight: float) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + float(value.detach()) * weight
