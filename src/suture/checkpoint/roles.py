@@ -41,7 +41,7 @@ _MATRICES: list[tuple[str, str]] = [
     (r"(self_attn|attn|attention)\.(o_proj|out_proj|dense|c_proj|wo)$", "o"),
     (r"Attention\.o$|(^|\.)attention\.output\.dense$", "o"),
     (r"(^|\.)(c_attn|qkv_proj|query_key_value|Wqkv|W_pack)$", "qkv"),
-    (r"(^|\.)(block_sparse_moe|mlp|feed_forward|moe)\.(gate|router)$", "router"),
+    (r"(^|\.)(block_sparse_moe|mlp|feed_forward|moe|inner)\.(gate|router)$", "router"),
     (r"(^|\.)shared_expert_gate$", "router"),
     (r"(^|\.)gate_up_proj$", "gate_up"),
     (r"(^|\.)(gate_proj|w1|wi_0)$", "gate"),

@@ -51,7 +51,8 @@ _BOUNDS: dict[str, int] = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "head_dim", "d_kv"), 1 << 20),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "n_inner"), 1 << 24),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head"), 1 << 16),
-    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), 1 << 16),
+    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts", "experts"), 1 << 16),
+    **dict.fromkeys(("ffn_width", "expert_width"), 1 << 24),  # of our own models
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), 1 << 30),
     "vocab_size": 1 << 26,
     "type_vocab_size": 1 << 20,

@@ -101,6 +101,9 @@ def list_(
     kind: Annotated[
         str | None, typer.Argument(help="methods, suites, recipes, models or tasks [default: all]")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="folder of data sets: what of the tasks' data is there")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print what there is of a kind, one line each."""
@@ -111,6 +114,11 @@ def list_(
             f"nothing is listed under '{kind}'",
             fix=f"did you mean 'suture list {close}'?" if close else f"one of: {', '.join(KINDS)}",
         )
+    if data is not None and not data.is_dir():
+        raise SutureError("E730", "there is no such folder", where=str(data), fix="check --data")
+    if kind == "tasks":
+        _task_map(data, json)
+        return
     found = {each: KINDS[each]() for each in KINDS if kind in (None, each)}
     if json:
         emit_json(
@@ -288,17 +296,47 @@ def _models() -> list[tuple[str, str]]:
     from suture.lab import shipped
 
     return [
-        (name, "member of the lab; `suture lab path " + name + "`") for name in shipped.members()
+        *(
+            (name, "member of the lab; `suture lab path " + name + "`")
+            for name in shipped.members()
+        ),
+        ("suture-decoder", "architecture of our own: vanilla, FFN-Wider, CEA, experts"),
+        ("suture-encoder", "the same as a masked language model"),
     ]
 
 
 def _tasks() -> list[tuple[str, str]]:
-    from suture.suites import load_suite
+    from suture.suites.tasks.listing import listing
 
-    return [
-        (path.stem, f"`task` measures it by default: {path}")
-        for path in load_suite("task").default_data
+    return [(row.name, f"{row.about} ({row.suite})") for row in listing() if row.name]
+
+
+def _task_map(data: Path | None, json: bool) -> None:
+    """Tasks with modality, data set, metrics, licence and what is on disk."""
+    from suture.suites.tasks.listing import listing
+
+    rows = listing(data)
+    if json:
+        named = [row.as_dict() for row in rows if row.name]
+        unnamed = [row.as_dict() for row in rows if not row.name]
+        emit_json({"tasks": named, "data sets without a task": unnamed})
+        return
+    head = ["task", "suite", "modality", "data set", "metrics", "licence", "on disk"]
+    cells = [
+        [
+            row.name or "-",
+            f"{row.suite}, held out" if row.held_out else row.suite or "-",
+            row.modality,
+            row.dataset,
+            some(row.metrics, 3),
+            row.licence,
+            "?" if row.there is None else " ".join(row.there) or "-",
+        ]
+        for row in rows
     ]
+    emit(table(cells, head))
+    if data is None:
+        emit("next: suture list tasks --data DIR shows what of it is in a folder of data sets")
 
 
 KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {

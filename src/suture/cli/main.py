@@ -43,12 +43,15 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "Edits": {
         "derive": ("derive", "run one method and write the change as a patch"),
         "train": ("train", "fine-tune, unalign or unlearn a checkpoint"),
+        "task": ("task", "write a text task as rows to train on"),
     },
     "Proof": {
         "measure": ("measure", "run one suite on one model"),
         "score": ("measure", "score saved replies again"),
         "import": ("logs", "bring in a log of lm-eval or inspect as a measurement"),
         "compare": ("measure", "pair measurements and give verdicts; exit 0, 2 or 3"),
+        "table": ("table", "models, metrics and seeds side by side: Markdown, CSV, LaTeX"),
+        "plot": ("table", "draw how the answers of a personality measurement lean"),
         "report": ("report", "write the page of a finished run again"),
         "chat": ("chat", "talk to a model, before and after a patch side by side"),
     },
@@ -58,6 +61,9 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("run", "everything in a recipe; the same command resumes"),
         "sweep": ("sweep", "a grid of knobs: trade-off, Pareto front, the setting that fits"),
         "pick": ("sweep", "write the exact recipe of one setting of a sweep"),
+    },
+    "People": {
+        "labels": ("labels", "annotators to soft labels; agreement, wrong labels, clean posts"),
     },
     "Lab": {
         "lab": ("lab", "build the miniature world, or say where its members are"),

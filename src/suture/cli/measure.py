@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from suture.ledger import Measurement, Role
 
 _TOO_MANY = 0.05  # share of unread verdicts that is worth a line
+_HARDLY = 0.05  # share of replies in the form asked for, below which numbers are of little else
 _JSON = typer.Option("--json", help="one JSON object on standard output")
 
 
@@ -29,7 +30,11 @@ def measure(
     ],
     model: Annotated[
         str | None,
-        typer.Option("--model", help="checkpoint folder; with --replies any name will do"),
+        typer.Option(
+            "--model",
+            help="checkpoint folder; endpoint:url=URL,model=NAME; baseline:NAME; with --replies "
+            "any name will do",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -83,7 +88,7 @@ def measure(
         typer.Option(
             "--limit",
             help="at most so many items, spread evenly (over-refusal: of each kind; safety: "
-            "requests, before templates; open-ended: questions)",
+            "requests, before templates; open-ended: questions; text tasks: of each task)",
         ),
     ] = None,
     chat_template: Annotated[
@@ -120,6 +125,7 @@ def measure(
     from suture.inference.loading import check_precision
     from suture.suites import load_suite
     from suture.suites import measure as run
+    from suture.suites.answerers import load_answerer, refuse_weights
     from suture.suites.judges import load_judge
     from suture.suites.judging import asked_for
 
@@ -132,7 +138,12 @@ def measure(
     replaces = out.exists()
     source: Any = model
     other = None
-    if replies is None:
+    kept = None if redact else out.with_name(f"{out.stem}.answers")
+    answerer = load_answerer(model, cache=cache or kept) if replies is None else None
+    if answerer is not None:
+        refuse_weights(patch=patch, aligned=aligned, before=before)
+        source = answerer
+    elif replies is None:
         from suture.checkpoint.staging import refuse_inside
         from suture.patch import open_model
 
@@ -313,7 +324,7 @@ def show(
     """The averages with their 95% intervals, and where the judge's words lie.
 
     `seconds`: what was spent now, where that is not what the measurement took."""
-    from suture.ledger import interval_of, judged_path, stands_on
+    from suture.ledger import interval_of, is_trivial, judged_path, stands_on
 
     intervals = {name: interval_of(measurement, name) for name in measurement.metrics}
     if as_json:
@@ -331,11 +342,13 @@ def show(
             _direction(measurement, name),
         )
         for name, value in measurement.metrics.items()
-        if name in measurement.better
+        if name in measurement.better and not is_trivial(measurement, name)
     ]
     emit(table(rows))
     if blank := [row[0] for row in rows if intervals[row[0]] is None]:
         emit(_why_none(measurement, blank))
+    for line in _unread(measurement):
+        emit(line)
     if out is not None:
         word = "replaced" if replaced else "wrote"
         spent = measurement.seconds if seconds is None else seconds
@@ -369,14 +382,31 @@ def _direction(measurement: Measurement, name: str) -> str:
 
 def _why_none(measurement: Measurement, names: Sequence[str]) -> str:
     """Why some metrics have no interval."""
-    from suture.ledger.summary import FEWEST
+    from suture.ledger import without_interval
 
-    told = [name for name in names if name in measurement.derived]
-    few = [name for name in names if name not in measurement.derived]
-    why = [f"{', '.join(told)}: one number about all rows"] if told else []
-    if few:
-        why.append(f"{', '.join(few)}: fewer than {FEWEST} rows or clusters, no share of them")
-    return f"no interval for {'; '.join(why)}"
+    why: dict[str, list[str]] = {}
+    for name in names:
+        why.setdefault(without_interval(measurement, name), []).append(name)
+    told = "; ".join(f"{', '.join(group)}: {reason}" for reason, group in why.items())
+    return f"no interval for {told}"
+
+
+def _unread(measurement: Measurement) -> list[str]:
+    """A line for each metric that says hardly any reply had the form asked for."""
+    lines = []
+    for name, share in measurement.metrics.items():
+        about, dot, end = name.rpartition(".")
+        rows = [row.scores for row in measurement.rows if name in row.scores]
+        if end != "parsed_strict" or not rows or share >= _HARDLY:
+            continue
+        had = round(share * len(rows))
+        line = f"{had} of {len(rows)} replies had the form asked for"
+        loose = measurement.metrics.get(f"{about}{dot}parsed_lenient")
+        if loose is not None:
+            line += f", in {round(loose * len(rows))} an answer could be found"
+        line += "; how the rest counts is said by the options parser and unread or policy"
+        lines.append(f"{about}: {line}" if about else line)
+    return lines
 
 
 def spread(args: Sequence[str], flags: Collection[str], words: Collection[str] = ()) -> list[str]:

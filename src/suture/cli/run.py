@@ -17,6 +17,7 @@ from suture.errors import SutureError
 if TYPE_CHECKING:
     from suture.runs import Outcome, Plan
     from suture.runs.continual_plan import ContinualPlan
+    from suture.runs.pretraining import PretrainingPlan
     from suture.runs.training_plan import TrainingPlan
 
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
@@ -94,8 +95,20 @@ def plan(recipe: RecipeFile, set_: Set = None, limit: Limit = None, json: Json =
     from suture.runs.continual import is_continual
     from suture.runs.sweep import is_sweep
     from suture.runs.training_plan import is_training, plan_training
+    from suture.training.pretrain import is_pretraining, read_pretraining
 
     check_there(recipe)
+    if is_pretraining(recipe):
+        from suture.runs.pretraining import plan_pretraining
+
+        before = plan_pretraining(read_pretraining(recipe, set_ or ()))
+        if json:
+            emit_json(before.as_dict())
+        else:
+            emit(pretraining_plan_text(before))
+        if before.disk > before.disk_free:
+            raise typer.Exit(1)
+        return
     if is_training(recipe):
         from suture.runs.trajectory import read_training
 
@@ -309,6 +322,18 @@ def training_plan_text(found: TrainingPlan) -> str:
     return "\n".join([*parts, *_needs(found, "")])
 
 
+def pretraining_plan_text(found: PretrainingPlan) -> str:
+    """The plan of a pre-training for people."""
+    arm = "" if found.arm is None else f"{found.arm}: "
+    text = "packed" if found.packed else "estimated"
+    parts = [
+        f"model    {arm}{found.model_type}, {found.parameters:,} parameters",
+        f"text     {found.text_tokens:,} tokens ({text}), read {found.passes:g} times",
+        f"train    {found.steps:,} steps, {found.tokens:,} tokens, {found.checkpoints} checkpoints",
+    ]
+    return "\n".join([*parts, *_needs(found, "")])
+
+
 def _costs(found: Plan | ContinualPlan) -> list[str]:
     """Suites with what they bring, memory, disk, time, warnings."""
     lines = ["suites   " + ", ".join(f"{name} ({n} items)" for name, n in found.suites.items())]
@@ -318,7 +343,7 @@ def _costs(found: Plan | ContinualPlan) -> list[str]:
     return [*lines, *_needs(found, ", replies at full length")]
 
 
-def _needs(found: Plan | ContinualPlan | TrainingPlan, how: str) -> list[str]:
+def _needs(found: Plan | ContinualPlan | TrainingPlan | PretrainingPlan, how: str) -> list[str]:
     """Memory, disk, time, warnings."""
     there = "unknown" if found.memory_there is None else size(found.memory_there)
     return [

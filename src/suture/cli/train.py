@@ -1,4 +1,4 @@
-"""`suture train FILE`: fine-tune, unalign or unlearn."""
+"""`suture train FILE`: pre-train, fine-tune, unalign or unlearn."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from suture.cli.terminal import emit, emit_json, size, table
 
 if TYPE_CHECKING:
     from suture.runs.trajectory import Trajectory
+    from suture.training.pretrain import PretrainReport
 
 
 def train(
@@ -26,8 +27,18 @@ def train(
     from suture.recipes import check_kind
     from suture.runs.first_tokens import first_tokens
     from suture.runs.trajectory import read_training, run_training
+    from suture.training.pretrain import is_pretraining, read_pretraining
 
     check_kind(file, "train")
+    if is_pretraining(file):
+        from suture.runs.pretraining import run_with_curves
+
+        made = run_with_curves(read_pretraining(file, set_ or ()))
+        if json:
+            emit_json(made.as_dict())
+        else:
+            emit(_pretrained(made))
+        return
     recipe = read_training(file, set_ or ())
     notes = first_tokens(recipe)
     for line in notes:
@@ -51,6 +62,20 @@ def train(
         emit(f"patch {report.patch['path']}: {report.patch['tensors']} tensors")
     if trajectory is not None:
         emit(_epochs(trajectory, written=report.best_step is None))
+
+
+def _pretrained(report: PretrainReport) -> str:
+    """What a pre-training came to, for people."""
+    speed = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.seconds else ""
+    lines = [
+        f"wrote {report.output}: {report.parameters:,} parameters, {report.steps} steps, "
+        f"{report.tokens} tokens, {report.seconds} s{speed}",
+        f"dev loss {report.dev[0][1]:.4f} -> {report.dev[-1][1]:.4f}; "
+        f"checkpoints and curves: {report.folder}",
+    ]
+    if report.peak_memory is not None:
+        lines.append(f"memory at most {size(report.peak_memory)}")
+    return "\n".join(lines)
 
 
 def _epochs(trajectory: Trajectory, *, written: bool) -> str:

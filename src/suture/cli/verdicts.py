@@ -20,12 +20,25 @@ def ledger_text(ledger: Ledger) -> str:
     for row in ledger.rows:
         if row.needed_n is not None:
             lines.append(
-                f"{row.suite}.{row.metric}: about {row.needed_n} items would settle it "
+                f"{row.suite}.{row.metric}: about {_needed(row)} would settle it "
                 f"4 times in 5, if {assumed(row.role)}"
             )
         if row.note:
             lines.append(f"{row.suite}.{row.metric}: {row.note}")
     return "\n".join([*lines, *ledger.notes])
+
+
+def _needed(row: LedgerRow) -> str:
+    """Items, or clusters with as many items each as these: more of the same clusters add little."""
+    if row.clusters is None:
+        return f"{row.needed_n} items"
+    return f"{row.needed_clusters} clusters like these"
+
+
+def _signed(value: float, sign: str = "+") -> str:
+    """With its sign, which is left out of what rounds to nothing."""
+    shown = f"{value:{sign}.3f}"
+    return shown if float(shown) else "0.000"
 
 
 def _cells(row: LedgerRow) -> tuple[str, ...]:
@@ -36,8 +49,8 @@ def _cells(row: LedgerRow) -> tuple[str, ...]:
         f"{row.suite}.{row.metric}",
         row.role if row.margin is None else f"{row.role}, margin {row.margin:g}{against}",
         str(row.n) if row.clusters is None else f"{row.n} in {row.clusters} clusters",
-        f"{row.before:.3f}",
-        f"{row.after:.3f}",
-        "-" if row.reference is None else f"{row.reference:.3f}",
-        f"{row.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
+        _signed(row.before, "-"),
+        _signed(row.after, "-"),
+        "-" if row.reference is None else _signed(row.reference, "-"),
+        f"{_signed(row.difference)} [{_signed(low)}, {_signed(high)}]",
     )

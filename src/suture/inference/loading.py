@@ -224,7 +224,12 @@ def load_bare(
     check_device(device)
     config = model_config(source)
     declared = (source.config.get("architectures") or [None])[0]
-    kind = getattr(transformers, declared, None) if isinstance(declared, str) else None
+    kind = None
+    if isinstance(declared, str):
+        from suture import models
+
+        ours = getattr(models, declared, None) if declared in models.__all__ else None
+        kind = ours or getattr(transformers, declared, None)
     built_in = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
     if not built_in or kind.config_class is not type(config):  # type: ignore[union-attr]
         raise SutureError(
@@ -289,6 +294,9 @@ def check_precision(dtype: str) -> Precision:
 
 def model_config(source: TensorSource) -> transformers.PreTrainedConfig:
     """The configuration object for the vetted `config.json` (SutureError E501 if unknown)."""
+    from suture.models import register
+
+    register()
     raw = {key: value for key, value in source.config.items() if key not in _RUNS_CODE}
     kind = raw.get("model_type")
     known = transformers.CONFIG_MAPPING
@@ -318,6 +326,7 @@ def _check_generates(config: transformers.PreTrainedConfig, source: TensorSource
 
     kind = str(config.model_type)
     encoder = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    encoder = encoder or kind == "suture-encoder"
     if encoder or config.is_encoder_decoder or kind.startswith("clip"):
         raise SutureError(
             "E512",

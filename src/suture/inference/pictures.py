@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from suture.errors import SutureError, TooLongError, some
 from suture.inference.generation import Reply
@@ -35,13 +35,12 @@ class LookingModel:
     source: TensorSource
     device: torch.device
     dtype: torch.dtype
+    sees: bool = True
 
     @property
     def fingerprint(self) -> str:
         """The content fingerprint of the source."""
         return self.source.fingerprint()
-
-    sees: ClassVar[bool] = True
 
     def converse(self, conversations: Sequence[Turns], *, max_new_tokens: int) -> list[Reply]:
         """`look`, as everything that can be talked to offers it."""
@@ -63,7 +62,7 @@ def load_looking(
 ) -> LookingModel:
     """The model of `source` with its picture input.
 
-    Raises SutureError E502 tensors that are missing or have no place, E505 no processor, E513 a
+    Raises SutureError E502 tensors that are missing or have no place, E505 no processor, E516 a
     model without eyes, E514 Pillow is not installed.
     """
     _pillow()
@@ -72,7 +71,7 @@ def load_looking(
     known: Any = transformers.AutoModelForImageTextToText._model_mapping
     if type(config) not in known:
         raise SutureError(
-            "E513",
+            "E516",
             f"a {config.model_type} model takes no pictures",
             where=str(source.path / "config.json"),
             fix="give the pictures as captions, or a model with image input",
@@ -108,7 +107,7 @@ def look(
 ) -> list[Reply]:
     """The greedy reply to each conversation; a turn's picture stands before its words.
 
-    Raises SutureError E515 for a file that is no picture, TooLongError E506 for a conversation that
+    Raises SutureError E513 for a file that is no picture, TooLongError E506 for a conversation that
     does not fit the context.
     """
     return [
@@ -175,7 +174,7 @@ def _picture(file: Path) -> Any:
             return opened.convert("RGB")
     except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
         raise SutureError(
-            "E515",
+            "E513",
             f"not a picture that can be read: {error}",
             where=str(file),
             why="a reply without it would be about something else",

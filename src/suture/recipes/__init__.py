@@ -109,4 +109,6 @@ def placed(text: str, source: Path, out: Path) -> str:
     text = re.sub(
         rf"(?<![\w/.-])(?:recipes/)?{re.escape(source.name)}", shlex.quote(str(out)), text
     )
-    return re.sub(r"\bdata/[\w./-]+\.jsonl\b|(?<![\w/.-])recipes/[\w-]+\.yaml\b", beside, text)
+    return re.sub(
+        r"\bdata/[\w./-]+\.(?:jsonl|yaml)\b|(?<![\w/.-])recipes/[\w-]+\.yaml\b", beside, text
+    )
