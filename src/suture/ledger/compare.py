@@ -27,6 +27,7 @@ from suture.ledger.pairing import (
     paired,
     unread,
 )
+from suture.ledger.remarks import remarks
 from suture.ledger.verdicts import (
     EXIT_CODES,
     Role,
@@ -163,7 +164,7 @@ def compare(
         after=sides["after"][first].model,
         reference=next(iter(told.values())).model if told else None,
         roles_sha256=roles_hash(roles),
-        notes=_notes(sides, roles),
+        notes=remarks(sides, roles),
     )
 
 
@@ -390,16 +391,3 @@ def _by_suite(side: str, measurements: Sequence[Measurement]) -> dict[str, Measu
 
 def _models(role: Role, sides: Mapping[str, Mapping[str, Measurement]]) -> list[dict[str, Any]]:
     return [sides[side][role.suite].model for side in {"after", role.against}]
-
-
-def _notes(sides: Mapping[str, Mapping[str, Measurement]], roles: Sequence[Role]) -> list[str]:
-    notes = ["One paired run proves a checkpoint, not a method: that takes at least 5 seeds."]
-    if not any(role.role == "kept" for role in roles):
-        notes.append("No metric had to be kept: nothing says what else has changed.")
-    prints = {
-        side: {m.model.get("fingerprint") for m in measured.values()}
-        for side, measured in sides.items()
-    }
-    if prints["before"] == prints["after"] != {None}:
-        notes.append("before and after are the same weights.")
-    return notes
