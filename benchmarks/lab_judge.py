@@ -25,9 +25,7 @@ from typing import Any
 import numpy as np
 
 from suture.checkpoint import write_json
-from suture.inference import load
 from suture.lab.family import open_family, write_lines
-from suture.patch import open_model
 from suture.rng import generator
 from suture.suites.judges.chat import ChatJudge
 from suture.suites.judges.grading import Case, Grading
@@ -175,7 +173,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
         "questions": len(learnt),
-        "judge": load(open_model(args.out), device="cpu").fingerprint,
+        "judge": judge.lm.fingerprint,
         **found,
     }
     write_json(ROOT / "benchmarks/results/lab_judge.json", facts)

@@ -248,6 +248,11 @@ def override(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def one_or_many(value: Any) -> Any:
+    """For `BeforeValidator`: one path, text or mapping where a list of them may stand."""
+    return [value] if isinstance(value, str | Path | dict) else value
+
+
 def named_options(text: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """A name with options: `name`, `name:key=value,key=value`, a YAML file, or a mapping.
 

@@ -127,3 +127,18 @@ def test_a_conversation_beyond_the_context_is_refused(folder, pictures):
     with pytest.raises(TooLongError, match="E506") as caught:
         look(lm, [ask("a"), ask("b", pictures[0])], max_new_tokens=room)
     assert caught.value.row == 0
+
+
+def test_the_folder_says_which_tokens_end_a_reply(folder, pictures, tmp_path):
+    asked = [ask("What is this?", pictures[0])]
+    before = look(load_looking(open_model(folder), device="cpu", dtype="float32"), asked)[0]
+    ends = tmp_path / "ends"
+    ends.mkdir()
+    for file in folder.iterdir():
+        (ends / file.name).write_bytes(file.read_bytes())
+    vocabulary = json.loads((folder / "config.json").read_text())["text_config"]["vocab_size"]
+    every = {"eos_token_id": list(range(vocabulary))}
+    (ends / "generation_config.json").write_text(json.dumps(every))
+    reply = look(load_looking(open_model(ends), device="cpu", dtype="float32"), asked)[0]
+    assert before.tokens > 0
+    assert (reply.tokens, reply.ended) == (0, True)

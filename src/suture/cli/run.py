@@ -102,35 +102,20 @@ def plan(recipe: RecipeFile, set_: Set = None, limit: Limit = None, json: Json =
         from suture.runs.pretraining import plan_pretraining
 
         before = plan_pretraining(read_pretraining(recipe, set_ or ()))
-        if json:
-            emit_json(before.as_dict())
-        else:
-            emit(pretraining_plan_text(before))
-        if before.disk > before.disk_free:
-            raise typer.Exit(1)
+        _tell_plan(before, pretraining_plan_text, json)
         return
     if is_training(recipe):
         from suture.runs.trajectory import read_training
 
         training = plan_training(read_training(recipe, set_ or ()))
-        if json:
-            emit_json(training.as_dict())
-        else:
-            emit(training_plan_text(training))
-        if training.disk > training.disk_free:
-            raise typer.Exit(1)
+        _tell_plan(training, training_plan_text, json)
         return
     if is_continual(recipe):
         from suture.runs.continual import read_continual
         from suture.runs.continual_plan import plan_continual
 
         steps = plan_continual(read_continual(recipe, set_ or (), resolve=lab, limit=limit))
-        if json:
-            emit_json(steps.as_dict())
-        else:
-            emit(continual_plan_text(steps))
-        if steps.disk > steps.disk_free:
-            raise typer.Exit(1)
+        _tell_plan(steps, continual_plan_text, json)
         return
     if is_sweep(recipe):
         from suture.cli.sweep import sweep
@@ -138,10 +123,15 @@ def plan(recipe: RecipeFile, set_: Set = None, limit: Limit = None, json: Json =
         raise typer.Exit(sweep(recipe, set_=set_, limit=limit, plan=True, json=json))
     check_kind(recipe, "plan")
     found = make_plan(read_recipe(recipe, set_ or (), resolve=lab, limit=limit))
+    _tell_plan(found, plan_text, json)
+
+
+def _tell_plan(found: Any, as_text: Callable[[Any], str], json: bool) -> None:
+    """A plan; exit 1 where the disk has no room for it."""
     if json:
         emit_json(found.as_dict())
     else:
-        emit(plan_text(found))
+        emit(as_text(found))
     if found.disk > found.disk_free:
         raise typer.Exit(1)
 

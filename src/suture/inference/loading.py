@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 from pydantic import Field
 
 from suture.checkpoint.vetting import handed_over
-from suture.errors import SutureError, TooLongError, nearest
+from suture.errors import SutureError, nearest
 from suture.inference.filling import fill, skeleton
+from suture.inference.room import check_room
 from suture.lazy import torch, transformers
 
 if TYPE_CHECKING:
@@ -116,25 +117,8 @@ class LoadedModel:
         TooLongError E506 for a row longer than the context (after `extra` more tokens), SutureError
         E508 for an id beyond the embedding.
         """
-        longest = max(range(len(rows)), key=lambda row: len(rows[row]), default=0)
-        length = len(rows[longest]) + extra if rows else 0
-        if length > self.within(length):
-            long = sum(len(row) + extra > self.within(length) for row in rows)
-            new = f", {extra} of them new," if extra else ""
-            shorten = "shorten it or leave it out" + (
-                f", or ask for fewer new tokens (now {extra})" if extra else ""
-            )
-            error = TooLongError(
-                "E506",
-                f"{what} takes {length} tokens{new} and the context of this model holds "
-                f"{self.context}"
-                + (f"; {long} of {len(rows)} rows are too long" if long > 1 else ""),
-                where=str(self.source.path),
-                why="beyond its context a model's output means nothing",
-                fix=shorten,
-            )
-            error.row = longest if of is None else of[longest]
-            raise error
+        lengths = [len(row) for row in rows]
+        check_room(lengths, self.context, what, where=str(self.source.path), extra=extra, of=of)
         embedding: Any = self.model.get_input_embeddings()
         embedded = int(embedding.weight.shape[0])
         highest = max((max(row) for row in rows if row), default=0)
@@ -206,7 +190,7 @@ def parts(
     template = ChatTemplate.from_folder(source.path, override=chat_template)
     tokenizer = load_tokenizer(source.path)
     place = _device(device, source, whole=whole)
-    stops = _stops(config, tokenizer, source.path)
+    stops = stops_of(config, tokenizer, source.path)
     pad = (
         tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else min(stops, default=0)
     )
@@ -353,7 +337,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _stops(
+def stops_of(
     config: transformers.PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, path: Path
 ) -> frozenset[int]:
     """End tokens named by the tokenizer, config.json or generation_config.json (one id or many)."""

@@ -40,7 +40,11 @@ class AnswerCache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._file = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+            # One thread asks, but the collector closes what nobody closed in whichever thread it
+            # happens to run.
+            self._file = sqlite3.connect(
+                self.path, timeout=60.0, isolation_level=None, check_same_thread=False
+            )
             weakref.finalize(self, self._file.close)
             self._file.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL)"

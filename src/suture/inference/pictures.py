@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suture.errors import SutureError, TooLongError, some
+from suture.errors import SutureError, some
 from suture.inference.generation import Reply
-from suture.inference.loading import Precision, model_config, placed
+from suture.inference.loading import Precision, model_config, placed, stops_of
+from suture.inference.room import check_room
 from suture.lazy import torch, transformers
 from suture.progress import track
 
@@ -130,10 +131,12 @@ def _reply(lm: LookingModel, turns: Turns, place: int, limit: int) -> Reply:
         for name, value in inputs.items()
     }
     start = inputs["input_ids"].shape[1]
-    _check_room(lm, start, limit, place)
-    stops = _stops(lm)
+    config, folder = lm.model.config.get_text_config(), lm.source.path
+    room = getattr(config, "max_position_embeddings", None)
+    check_room([start], room, "the conversation", where=str(folder), extra=limit, of=[place])
+    stops = stops_of(config, lm.processor.tokenizer, folder)
     asked = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False, max_new_tokens=limit, eos_token_id=stops or None, pad_token_id=0
+        do_sample=False, max_new_tokens=limit, eos_token_id=sorted(stops) or None, pad_token_id=0
     )
     with torch.no_grad():
         ids = lm.model.generate(**inputs, generation_config=asked)[0, start:].tolist()
@@ -141,29 +144,6 @@ def _reply(lm: LookingModel, turns: Turns, place: int, limit: int) -> Reply:
     ids = ids[:-1] if ended else ids
     text = lm.processor.tokenizer.decode(ids, skip_special_tokens=True)
     return Reply(str(text), len(ids), ended)
-
-
-def _check_room(lm: LookingModel, tokens: int, limit: int, place: int) -> None:
-    room = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(room, int) and tokens + limit > room:
-        error = TooLongError(
-            "E506",
-            f"the conversation takes {tokens + limit} tokens, {limit} of them new, and the context "
-            f"of this model holds {room}",
-            where=str(lm.source.path),
-            why="beyond its context a model's output means nothing",
-            fix=f"shorten it or leave it out, or ask for fewer new tokens (now {limit})",
-        )
-        error.row = place
-        raise error
-
-
-def _stops(lm: LookingModel) -> list[int]:
-    """What ends a reply, said by the tokenizer and by the model's own generation settings."""
-    found: set[int] = set()
-    for value in (lm.processor.tokenizer.eos_token_id, lm.model.generation_config.eos_token_id):
-        found.update(value if isinstance(value, list) else [value] if value is not None else [])
-    return sorted(found)
 
 
 def _picture(file: Path) -> Any:

@@ -39,16 +39,13 @@ class Reader:
         return found
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What a measurement says of its model."""
-        return {
-            "fingerprint": self.source.fingerprint(),
-            "path": str(self.source.path),
-            "patches": [patch.info.fingerprint for patch in getattr(self.source, "patches", ())],
-            "identity": "fingerprint",
-            "dtype": "float32",
-            "device": str(self.device),
-        }
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def fingerprint(self) -> str:
+        """The content fingerprint of the source."""
+        return self.source.fingerprint()
 
 
 def load_reader(source: TensorSource, *, device: str = "auto") -> Reader:

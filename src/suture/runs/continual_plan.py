@@ -26,6 +26,7 @@ from suture.runs.plan import (
     measuring_seconds,
     memory_there,
     numel,
+    shortages,
     tokens_of,
 )
 from suture.runs.training_plan import STATE, STEP_OVERHEAD, TRAIN_SHARE, activations
@@ -120,11 +121,7 @@ def plan_continual(recipe: ContinualRecipe, folder: str | Path = ".") -> Continu
     patches = sum(3 if one.safe_patching else 1 for one in recipe.approaches.values())
     disk = steps * patches * patch + 2 * STATE * trained + 32 * 2**20
     free, there = shutil.disk_usage(existing(Path(folder))).free, memory_there()
-    warnings = []
-    if there is not None and memory > there:
-        warnings.append("peak memory is above what is free now; the run may be killed")
-    if disk > free:
-        warnings.append("the disk is too full; free some space or choose another folder")
+    warnings = shortages(memory, there, disk, free)
     return ContinualPlan(
         recipe=recipe.name,
         model=about(source),

@@ -95,11 +95,7 @@ def plan(recipe: Recipe, folder: str | Path = ".") -> Plan:
     root = existing(Path(folder))
     free = shutil.disk_usage(root).free
     there = memory_there()
-    warnings = []
-    if there is not None and memory > there:
-        warnings.append("peak memory is above what is free now; the run may be killed")
-    if disk > free:
-        warnings.append("the disk is too full; free some space or choose another folder")
+    warnings = shortages(memory, there, disk, free)
     for name, source in sources.items():
         warnings += [f"{name}: {problem}" for problem in getattr(source, "problems", list)()]
     return Plan(
@@ -171,6 +167,16 @@ def _compute_bytes(recipe: Recipe, base: TensorSource) -> int:
 def measuring_memory(recipe: Recipe, base: TensorSource) -> int:
     """Two models side by side (the one measured, and `before` for log-probabilities), a batch."""
     return BASE_MEMORY + 2 * _compute_bytes(recipe, base) + batch_memory(base)
+
+
+def shortages(memory: int, there: int | None, disk: int, free: int) -> list[str]:
+    """Warnings where bytes are short; `there`: of memory, None where the system does not say."""
+    found = []
+    if there is not None and memory > there:
+        found.append("peak memory is above what is free now; the run may be killed")
+    if disk > free:
+        found.append("the disk is too full; free some space or choose another folder")
+    return found
 
 
 def batch_memory(base: TensorSource) -> int:

@@ -9,7 +9,15 @@ from typing import Any
 from suture.checkpoint.jsonfile import write_atomic
 from suture.report.curves import curves
 from suture.report.svg import standalone
-from suture.runs.plan import BASE_MEMORY, FIXED_SECONDS, existing, flops, memory_there
+from suture.runs.plan import (
+    BASE_MEMORY,
+    FIXED_SECONDS,
+    existing,
+    flops,
+    memory_there,
+    shortages,
+)
+from suture.runs.training_plan import TRAIN_SHARE
 from suture.training.documents import documents
 from suture.training.newborn import model_config, size_of
 from suture.training.packed import Packed, packing_identity
@@ -17,7 +25,6 @@ from suture.training.pretrain import PretrainRecipe, PretrainReport, packed_fold
 from suture.training.record import Record
 from suture.training.vocabulary import TrainedTokenizer
 
-_TRAIN_SHARE = 0.4  # of the matrix product's speed that a training step reaches
 _STATE = 16  # bytes per parameter of weights, gradients and both moments
 _CHARACTERS = 3.6  # per token of English in a small vocabulary, about
 _POINTS = 300  # on the curve of the training loss
@@ -119,10 +126,7 @@ def plan_pretraining(recipe: PretrainRecipe) -> PretrainingPlan:
     warnings = []
     if text < spec.block * rows:
         warnings.append("the text does not fill one step; give more, or lower train.batch_tokens")
-    if room is not None and memory > room:
-        warnings.append("peak memory is above what is free now; the run may be killed")
-    if disk > free:
-        warnings.append("the disk is too full; free some space or choose another folder")
+    warnings += shortages(memory, room, disk, free)
     products = 6.0 * numbers * tokens
     return PretrainingPlan(
         arm=recipe.arm,
@@ -138,6 +142,6 @@ def plan_pretraining(recipe: PretrainRecipe) -> PretrainingPlan:
         memory_there=room,
         disk=disk,
         disk_free=free,
-        seconds=round(FIXED_SECONDS + products / (flops() * _TRAIN_SHARE), 1),
+        seconds=round(FIXED_SECONDS + products / (flops() * TRAIN_SHARE), 1),
         warnings=warnings,
     )

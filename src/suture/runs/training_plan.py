@@ -22,6 +22,7 @@ from suture.runs.plan import (
     flops,
     memory_there,
     numel,
+    shortages,
 )
 from suture.training.batches import Example
 from suture.training.objectives import RKLD
@@ -89,11 +90,7 @@ def plan_training(recipe: TrainRecipe) -> TrainingPlan:
     disk = _disk(recipe, source, trained, teacher)
     place = recipe.output or recipe.patch or Path()
     free, there = shutil.disk_usage(existing(place)).free, memory_there()
-    warnings = []
-    if there is not None and memory > there:
-        warnings.append("peak memory is above what is free now; the run may be killed")
-    if disk > free:
-        warnings.append("the disk is too full; free some space or choose another folder")
+    warnings = shortages(memory, there, disk, free)
     return TrainingPlan(
         model=about(source),
         objective=recipe.objective.name,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from suture.config import named_options
 from suture.errors import SutureError, nearest
 from suture.ledger import ReplyRow
+from suture.suites.assembling import declared, traced
 from suture.suites.common import naming
 from suture.suites.tasks.asking import Message, ask_turns
 
@@ -67,12 +68,7 @@ class Baseline:
 
     @property
     def identity(self) -> dict[str, Any]:
-        about: dict[str, Any] = {
-            "fingerprint": None,
-            "path": f"baseline:{self.name}",
-            "patches": [],
-        }
-        return {**about, "identity": "declared", **({"seed": 0} | dict(self.options))}
+        return {**declared(f"baseline:{self.name}"), **({"seed": 0} | dict(self.options))}
 
     def answer(self, suite: Suite, items: Sequence[Any], *, max_new_tokens: int) -> list[ReplyRow]:
         """The suite's replies (E575: it has no such baseline)."""
@@ -104,8 +100,7 @@ class Remote:
 
     @property
     def identity(self) -> dict[str, Any]:
-        where: dict[str, Any] = {"url": self.address.url, "fingerprint": None, "patches": []}
-        return {**where, "path": self.address.model, "identity": "declared"}
+        return {"url": self.address.url, **declared(self.address.model)}
 
     def answer(self, suite: Suite, items: Sequence[Any], *, max_new_tokens: int) -> list[ReplyRow]:
         """Every item's replies, turn by turn (E538, E576)."""
@@ -130,14 +125,7 @@ class Seeing:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {
-            "fingerprint": self.lm.fingerprint,
-            "path": str(self.lm.source.path),
-            "patches": [p.info.fingerprint for p in getattr(self.lm.source, "patches", ())],
-            "identity": "fingerprint",
-            "dtype": str(self.lm.dtype).removeprefix("torch."),
-            "device": str(self.lm.device),
-        }
+        return traced(self.lm)
 
     @property
     def template(self) -> dict[str, Any]:
@@ -145,8 +133,7 @@ class Seeing:
 
     def answer(self, suite: Suite, items: Sequence[Any], *, max_new_tokens: int) -> list[ReplyRow]:
         """Every item's replies, turn by turn, its picture with the first (E513, E576)."""
-        with naming(items):
-            return replies_of(self.lm, suite, items, max_new_tokens)
+        return replies_of(self.lm, suite, items, max_new_tokens)
 
 
 def seeing(source: Any, device: str, dtype: Precision) -> Any:
@@ -165,13 +152,14 @@ def replies_of(
     """The last reply to each item, all turns asked; cut off in any turn counts as not ended."""
     asked = [conversation_of(suite, item) for item in items]
     picture = getattr(suite, "picture", lambda item: None)
-    said = ask_turns(
-        lm,
-        [start for start, _ in asked],
-        [turns for _, turns in asked],
-        max_new_tokens,
-        images=[picture(item) for item in items],
-    )
+    with naming(items):
+        said = ask_turns(
+            lm,
+            [start for start, _ in asked],
+            [turns for _, turns in asked],
+            max_new_tokens,
+            images=[picture(item) for item in items],
+        )
     return [
         ReplyRow(
             item.id,
@@ -201,6 +189,19 @@ def conversation_of(suite: Suite, item: Any) -> tuple[list[Message], list[str]]:
         )
     *before, last = asked.get("messages") or [{"role": "user", "content": asked["prompt"]}]
     return before, [last["content"]]
+
+
+def in_one_turn(start: Sequence[Message], turns: Sequence[str], method: str) -> dict[str, Any]:
+    """A conversation for engines elsewhere, which reply once. E576: its turns hang on replies."""
+    if len(turns) > 1:
+        raise SutureError(
+            "E576",
+            f"{method} asks {len(turns)} turns, each after the reply to the one before",
+            where="method",
+            fix="measure through --model endpoint:url=URL,model=NAME, or use method=zero-shot",
+        )
+    told = [*start, {"role": "user", "content": turns[0]}]
+    return {"prompt": turns[0], **({"messages": told} if told[1:] else {})}
 
 
 def refuse_weights(**given: Any) -> None:

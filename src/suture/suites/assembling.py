@@ -16,6 +16,8 @@ from suture.versions import versions
 if TYPE_CHECKING:
     from suture.checkpoint import TensorSource
     from suture.inference import LoadedModel
+    from suture.inference.pictures import LookingModel
+    from suture.inference.reading import Reader
     from suture.ledger import JudgedRow
 
 _BUILTIN = "builtin:"
@@ -121,6 +123,18 @@ def untold(files: Sequence[str] | None) -> list[Path] | None:
         DATA / file.removeprefix(_BUILTIN) if file.startswith(_BUILTIN) else Path(file)
         for file in files
     ]
+
+
+def traced(lm: LoadedModel | LookingModel | Reader) -> dict[str, Any]:
+    """The model of a measurement whose weights are known."""
+    return {
+        "fingerprint": lm.fingerprint,
+        "path": str(lm.source.path),
+        "patches": [patch.info.fingerprint for patch in getattr(lm.source, "patches", ())],
+        "identity": "fingerprint",
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "device": str(lm.device),
+    }
 
 
 def declared(source: TensorSource | LoadedModel | str) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from pydantic import Field
 
 from suture.config import FrozenConfig
 from suture.errors import SutureError
-from suture.ledger import Better, ReplyRow, Row
+from suture.ledger import Better, Row
 from suture.suites.common import Answers, thin
+from suture.suites.unspoken import Unspoken
 from suture.training.documents import TextSource, documents, held_out, sections
 from suture.training.pretrain import read_texts
 
@@ -56,23 +57,18 @@ class Passage(FrozenConfig):
     cluster: str | None = None
 
 
-class BaseCapability:
+class BaseCapability(Unspoken[Asked]):
     """Items: `Passage`. Nothing is generated."""
 
     name = "base-capability"
-    default_data: tuple[Path, ...] = ()
-    max_new_tokens = 1
-    scorer: str | None = None
-    needs_before = False
-    reads = True  # an encoder will do, and no chat template is asked for
+    options = Asked
+    what = "base capability"
+    why = "it is the loss on text that the model reads"
+    usage = "--data DOMAINS.yaml"
 
     def __init__(self, asked: Asked | None = None) -> None:
-        self.asked = asked or Asked()
+        super().__init__(asked)
         self.metrics: Mapping[str, Better] = {"out_loss": "lower", "in_loss": "lower"}
-
-    def configure(self, options: Mapping[str, Any]) -> BaseCapability:
-        """The suite with these options (`Asked`)."""
-        return BaseCapability(Asked.load(options, where="options of the suite base-capability"))
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Passage]:
         if not files:
@@ -131,20 +127,6 @@ class BaseCapability:
         before: Any = None,
     ) -> Answers:
         return Answers(losses(lm, items), [])
-
-    def generates(self, items: list[Passage]) -> bool:
-        """Passages are only read."""
-        return False
-
-    def score(
-        self, items: list[Passage], replies: Sequence[ReplyRow], scorer: Scorer | None = None
-    ) -> list[Row]:
-        raise SutureError(
-            "E527",
-            "base capability cannot be scored from replies",
-            why="it is the loss on text that the model reads",
-            fix="run `suture measure base-capability --model DIR --data DOMAINS.yaml`",
-        )
 
 
 def losses(reader: Reader, items: Sequence[Passage]) -> list[Row]:

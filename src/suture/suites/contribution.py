@@ -37,12 +37,13 @@ from pydantic import Field
 
 from suture.errors import SutureError
 from suture.lazy import np, torch
-from suture.ledger import Better, ReplyRow, Row
+from suture.ledger import Better, Row
 from suture.progress import track
 from suture.rng import generator
 from suture.suites.base_capability import Asked as Texts
 from suture.suites.base_capability import BaseCapability, Passage, masking
 from suture.suites.common import Answers
+from suture.suites.unspoken import Unspoken
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,27 +65,18 @@ class Asked(Texts):
     seed: int = 0
 
 
-class Contribution:
+class Contribution(Unspoken[Asked]):
     """Items: `Passage`, as of base-capability."""
 
     name = "contribution"
     metrics: Mapping[str, Better] = {f"ffn_share_{name}": "lower" for name in SCORES}
-    default_data: tuple[Path, ...] = ()
-    max_new_tokens = 1
-    scorer: str | None = None
-    needs_before = False
-    reads = True
-
-    def __init__(self, asked: Asked | None = None) -> None:
-        self.asked = asked or Asked()
-
-    def configure(self, options: Mapping[str, Any]) -> Contribution:
-        """The suite with these options (`Asked`)."""
-        return Contribution(Asked.load(options, where="options of the suite contribution"))
+    options = Asked
+    what = "contributions"
+    why = "they are read off the states inside a model"
+    usage = "--data DOMAINS.yaml"
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Passage]:
-        texts = Texts(**{name: getattr(self.asked, name) for name in Texts.model_fields})
-        return BaseCapability(texts).read(files, limit)
+        return BaseCapability(self.asked).read(files, limit)
 
     def measure(
         self,
@@ -116,20 +108,6 @@ class Contribution:
                     "n": len(rows),
                 }
         return found
-
-    def generates(self, items: list[Passage]) -> bool:
-        """Passages are only read."""
-        return False
-
-    def score(
-        self, items: list[Passage], replies: Sequence[ReplyRow], scorer: Scorer | None = None
-    ) -> list[Row]:
-        raise SutureError(
-            "E527",
-            "contributions cannot be scored from replies",
-            why="they are read off the states inside a model",
-            fix="run `suture measure contribution --model DIR --data DOMAINS.yaml`",
-        )
 
 
 def states_of(

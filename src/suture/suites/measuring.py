@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from suture.data import ChatTemplate
 from suture.errors import SutureError
-from suture.ledger import Measurement, load_replies
+from suture.ledger import Measurement, ReplyRow, load_replies
 from suture.progress import note
 from suture.suites import scorers
 from suture.suites.answerers import Answerer, refuse_weights, seeing
@@ -22,6 +22,7 @@ from suture.suites.assembling import (
     others,
     spoken,
     told,
+    traced,
 )
 from suture.suites.common import Suite, items_sha256, part_of
 from suture.suites.finding import load_suite
@@ -118,6 +119,7 @@ def measure(
     if judge is not None:
         ready(judge)
     began = time.monotonic()
+    found: list[ReplyRow] | None = None
     if replies is not None:
         found = in_order(spoken(suite, items), load_replies(replies), Path(replies))
         about["model"] = declared("model" if isinstance(source, Answerer) else source)
@@ -125,13 +127,10 @@ def measure(
         if chat_template is not None:
             template = ChatTemplate.from_folder(about["model"]["path"], chat_template)
             about["template"] = {"fingerprint": template.fingerprint}
-        rows = suite.score(items, found, scorer)
-        rows, words = judged(suite, items, rows, found, judge, others(suite, items))
-        return measurement(suite, rows, found, words, about, began)
-    source = seeing(source, device, dtype)
-    if isinstance(source, Answerer):
+    elif isinstance(source := seeing(source, device, dtype), Answerer):
         found = source.answer(suite, spoken(suite, items), max_new_tokens=tokens)
         about["model"], about["template"] = source.identity, source.template
+    if found is not None:
         rows = suite.score(items, found, scorer)
         rows, words = judged(suite, items, rows, found, judge, others(suite, items))
         return measurement(suite, rows, found, words, about, began)
@@ -141,15 +140,15 @@ def measure(
             f"'{source}' is only a name: there is no model to ask",
             fix="give a checkpoint folder, or the replies it made elsewhere with --replies",
         )
+    weights: Any = source
     if getattr(suite, "reads", False):
         from suture.inference.reading import load_reader
 
-        weights: Any = getattr(source, "source", source)
-        reader: Any = load_reader(weights, device=device)
+        reader: Any = load_reader(getattr(weights, "source", weights), device=device)
         answers = suite.measure(reader, items, max_new_tokens=tokens, scorer=scorer)
-        about["model"] = reader.facts
+        about["model"] = traced(reader)
         return measurement(suite, answers.rows, (), (), about, began)
-    lm = _loaded(source, device, dtype, chat_template)
+    lm = _loaded(weights, device, dtype, chat_template)
     kept = None if cache is None else _cache(cache, lm)
     lm = replace(lm, cache=kept) if kept is not None else lm
     plain = lm
@@ -172,14 +171,7 @@ def measure(
     finally:
         if kept is not None:
             kept.close()
-    about["model"] = {
-        "fingerprint": lm.fingerprint,
-        "path": str(lm.source.path),
-        "patches": [patch.info.fingerprint for patch in getattr(lm.source, "patches", ())],
-        "identity": "fingerprint",
-        "dtype": str(lm.dtype).removeprefix("torch."),
-        "device": str(lm.device),
-    }
+    about["model"] = traced(lm)
     if lm.decoding is not None:
         about["model"]["decoding"] = lm.decoding.identity
     about["template"] = {"fingerprint": lm.template.fingerprint}

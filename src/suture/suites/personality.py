@@ -19,16 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from suture.config import FrozenConfig
+from suture.config import FrozenConfig, one_or_many
 from suture.errors import SutureError, nearest
 from suture.ledger import NONE, Better, Measurement, ReplyRow, Row
 from suture.progress import note
-from suture.suites.answerers import replies_of
-from suture.suites.common import Answers, items_sha256, naming, one_id_each, quality, thin
+from suture.suites.answerers import in_one_turn, replies_of
+from suture.suites.common import Answers, items_sha256, one_id_each, quality, thin
 from suture.suites.mbti import baselines, parsing
 from suture.suites.mbti.asking import Form, Method, examples, user_turns
 from suture.suites.mbti.columns import columns, constants, derived, directions, parse_column
@@ -71,7 +71,9 @@ class Asked(FrozenConfig):
         description="default: a soft answer that cannot be read counts as 0.5, a hard one as "
         "wrong; drop: it counts as nothing, and the metrics are about the rest",
     )
-    dimensions: list[str] = Field(list(NAMES), min_length=1, description="of E/I S/N T/F J/P")
+    dimensions: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
+        list(NAMES), min_length=1, description="of E/I S/N T/F J/P"
+    )
     examples: Path | None = Field(
         None, description="labelled people that few-shot shows instead of invented ones"
     )
@@ -98,10 +100,7 @@ class Personality:
 
     def configure(self, options: Mapping[str, Any]) -> Personality:
         """The suite with these options (`Asked`). Error E565: no such dimension."""
-        values = dict(options)
-        if isinstance(values.get("dimensions"), str):
-            values["dimensions"] = [values["dimensions"]]
-        asked = Asked.load(values, where="options of the suite personality")
+        asked = Asked.load(options, where="options of the suite personality")
         for name in asked.dimensions:
             if name not in NAMES:
                 close = nearest(name, NAMES)
@@ -139,8 +138,7 @@ class Personality:
         scorer: Scorer | None = None,
         before: LoadedModel | None = None,
     ) -> Answers:
-        with naming(items):
-            replies = replies_of(lm, self, items, max_new_tokens)
+        replies = replies_of(lm, self, items, max_new_tokens)
         return Answers(self.score(items, replies), replies)
 
     def score(
@@ -186,17 +184,7 @@ class Personality:
 
     def as_asked(self, item: Trait) -> dict[str, Any]:
         """The conversation about a trait, for engines elsewhere; E576 where it hangs on replies."""
-        start, turns = self.conversation(item)
-        if len(turns) > 1:
-            raise SutureError(
-                "E576",
-                f"{self.asked.method} asks {len(turns)} turns, each after the reply to the one "
-                "before",
-                where="method",
-                fix="measure through --model endpoint:url=URL,model=NAME, or use method=zero-shot",
-            )
-        last = {"role": "user", "content": turns[0]}
-        return {"prompt": turns[0], **({"messages": [*start, last]} if start else {})}
+        return in_one_turn(*self.conversation(item), self.asked.method)
 
     def score_log(self, file: Path, options: Mapping[str, Any]) -> Measurement:
         """MBTIBench's log of replies ({"dimension": "EI", "id": 1, "response": "[[7]]"} per line),

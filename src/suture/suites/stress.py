@@ -37,7 +37,7 @@ from suture.errors import SutureError
 from suture.ledger import NONE, Better, Measurement, ReplyRow, Row, derive
 from suture.progress import note
 from suture.suites.answerers import replies_of
-from suture.suites.common import DATA, Answers, naming, one_id_each, quality, thin
+from suture.suites.common import DATA, Answers, one_id_each, quality, thin
 from suture.suites.mbti.asking import fill
 from suture.suites.mbti.columns import ENDS_PROPERLY
 from suture.suites.mbti.predictions import Personalities
@@ -184,8 +184,7 @@ class Stress:
         scorer: Scorer | None = None,
         before: LoadedModel | None = None,
     ) -> Answers:
-        with naming(items):
-            replies = replies_of(lm, self, items, max_new_tokens)
+        replies = replies_of(lm, self, items, max_new_tokens)
         return Answers(self.score(items, replies), replies)
 
     def score(

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from suture.config import FrozenConfig
+from suture.config import FrozenConfig, one_or_many
 from suture.errors import SutureError
-from suture.ledger import Better, ReplyRow, Row
+from suture.ledger import Better, Row
 from suture.progress import note
 from suture.suites.common import Answers, thin
+from suture.suites.unspoken import Unspoken
 from suture.training.classifier import FineTuning, encoded, fine_tune, predict
 from suture.training.documents import rows_of
 
@@ -35,14 +36,10 @@ if TYPE_CHECKING:
     from suture.suites.scorers import Scorer
 
 
-def _several(value: Any) -> Any:
-    return [value] if isinstance(value, str | Path) else value
-
-
 class Asked(FineTuning):
     """The rows, and how a classifier is trained on them."""
 
-    train: Annotated[tuple[Path, ...], BeforeValidator(_several)] = ()
+    train: Annotated[tuple[Path, ...], BeforeValidator(one_or_many)] = ()
     text: str | int = "text"
     label: str | int = "label"
     limit: int | None = Field(None, ge=1, description="rows to train on, at most")
@@ -57,23 +54,15 @@ class Labelled(FrozenConfig):
     cluster: str | None = None
 
 
-class Transfer:
+class Transfer(Unspoken[Asked]):
     """Items: `Labelled` rows. Nothing is generated."""
 
     name = "transfer"
     metrics: Mapping[str, Better] = {"transfer_accuracy": "higher"}
-    default_data: tuple[Path, ...] = ()
-    max_new_tokens = 1
-    scorer: str | None = None
-    needs_before = False
-    reads = True
-
-    def __init__(self, asked: Asked | None = None) -> None:
-        self.asked = asked or Asked()
-
-    def configure(self, options: Mapping[str, Any]) -> Transfer:
-        """The suite with these options (`Asked`)."""
-        return Transfer(Asked.load(options, where="options of the suite transfer"))
+    options = Asked
+    what = "transfer"
+    why = "it is what a model fine-tuned on labels gives"
+    usage = "--data TEST --set train=TRAIN"
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Labelled]:
         if not files or not self.asked.train:
@@ -106,10 +95,7 @@ class Transfer:
                 where=f"item '{strange[0].id}'",
                 fix=f"the labels there are: {', '.join(sorted(known)[:20])}",
             )
-        settings = FineTuning(
-            **{name: getattr(self.asked, name) for name in FineTuning.model_fields}
-        )
-        found = fine_tune(reader, [r.prompt for r in rows], [r.label for r in rows], settings)
+        found = fine_tune(reader, [r.prompt for r in rows], [r.label for r in rows], self.asked)
         tried = ", ".join(f"{rate:g}: {value:.3f}" for rate, value in found.chosen_by.items())
         note(f"transfer: learning rate {found.rate:g} of {tried} on {len(rows)} rows")
         said = predict(found.model, encoded(reader, [item.prompt for item in items]))
@@ -123,20 +109,6 @@ class Transfer:
                 for item, one in zip(items, said, strict=True)
             ],
             [],
-        )
-
-    def generates(self, items: list[Labelled]) -> bool:
-        """Texts are only read."""
-        return False
-
-    def score(
-        self, items: list[Labelled], replies: Sequence[ReplyRow], scorer: Scorer | None = None
-    ) -> list[Row]:
-        raise SutureError(
-            "E527",
-            "transfer cannot be scored from replies",
-            why="it is what a model fine-tuned on labels gives",
-            fix="run `suture measure transfer --model DIR --data TEST --set train=TRAIN`",
         )
 
     def _rows(self, file: Path) -> list[Labelled]:

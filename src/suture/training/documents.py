@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from suture.config import FrozenConfig
+from suture.config import FrozenConfig, one_or_many
 from suture.data import same_text
 from suture.errors import SutureError
 
@@ -30,16 +30,12 @@ ROWS = (".csv", ".tsv", ".json", ".jsonl")
 SECTION = 6000  # characters of a section, about
 
 
-def _several(value: Any) -> Any:
-    return [value] if isinstance(value, str | Path) else value
-
-
 class TextSource(FrozenConfig):
     """Files of one domain. `name` is what losses are reported under."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="the domain, in small letters")
-    files: Annotated[tuple[Path, ...], BeforeValidator(_several)] = Field(min_length=1)
-    field: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(
+    files: Annotated[tuple[Path, ...], BeforeValidator(one_or_many)] = Field(min_length=1)
+    field: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = Field(
         ("text",), description="of rows: the fields that are text, joined by a line break"
     )
     split: str | None = Field(

@@ -25,10 +25,7 @@ def check_known(material: Material) -> None:
     count = len(material.examples)
     spread = [material.examples[k * count // min(count, _ROWS)] for k in range(min(count, _ROWS))]
     model: Any = material.model
-    was_training = model.training
-    model.eval()
     nll = reference_nll(model, spread, material.train)
-    model.train(was_training)
     tokens = {example.ids: len(example.ids) - max(example.loss_from, 1) for example in spread}
     found = sum(nll.values()) / max(1, sum(tokens.values()))
     chance = math.log(model.get_input_embeddings().num_embeddings)

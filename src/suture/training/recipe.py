@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from suture.checkpoint import TensorEdit
-from suture.config import FrozenConfig, override, read_yaml
+from suture.config import FrozenConfig, one_or_many, override, read_yaml
 from suture.data import (
     AnsweredPair,
     ChatTemplate,
@@ -61,12 +61,7 @@ class DataFile(FrozenConfig):
         return {"file": value} if isinstance(value, str | Path) else value
 
 
-def _several(value: Any) -> Any:
-    """One file where a list of them may stand."""
-    return [value] if isinstance(value, str | Path | dict) else value
-
-
-DataFiles = Annotated[tuple[DataFile, ...], BeforeValidator(_several)]
+DataFiles = Annotated[tuple[DataFile, ...], BeforeValidator(one_or_many)]
 
 
 class TrainRecipe(FrozenConfig):

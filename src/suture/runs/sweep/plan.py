@@ -19,6 +19,7 @@ from suture.runs.plan import (
     items_of,
     measuring_seconds,
     plan,
+    shortages,
 )
 from suture.runs.sweep.recipe import SweepRecipe
 
@@ -104,8 +105,7 @@ def plan_sweep(sweep: SweepRecipe, folder: str | Path = ".") -> SweepPlan:
     }
     disk = patches + largest + cached + (count + 1) * _PAGES
     warnings = [line for line in first.warnings if "disk" not in line]
-    if disk > first.disk_free:
-        warnings.append("the disk is too full; free some space or choose another folder")
+    warnings += shortages(0, None, disk, first.disk_free)
     return SweepPlan(
         recipe=recipe.name,
         settings=[f"{s.method}: {s.label}" if s.label != s.method else s.label

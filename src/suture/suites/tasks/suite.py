@@ -20,8 +20,8 @@ from suture.data.tasks.record import Record
 from suture.errors import SutureError, nearest
 from suture.ledger import Better, ReplyRow, Row
 from suture.progress import note
-from suture.suites.answerers import replies_of
-from suture.suites.common import QUALITY, Answers, naming, one_id_each, quality, thin, with_logprob
+from suture.suites.answerers import in_one_turn, replies_of
+from suture.suites.common import QUALITY, Answers, one_id_each, quality, thin, with_logprob
 from suture.suites.tasks.asked import Question, TaskOptions
 from suture.suites.tasks.gold import check_gold, gold_of
 from suture.suites.tasks.learning import BASELINES, learn
@@ -230,15 +230,7 @@ class TaskSuite:
 
     def as_asked(self, item: Question) -> dict[str, Any]:
         """For engines elsewhere (E576: several turns hang on replies)."""
-        if len(item.turns) > 1:
-            raise SutureError(
-                "E576",
-                f"{self.asked.method} asks several turns, each after the reply to the one before",
-                where="method",
-                fix="measure through --model endpoint:url=URL,model=NAME, or use method=zero-shot",
-            )
-        turns = [*item.start, {"role": "user", "content": item.turns[0]}]
-        return {"prompt": item.turns[0], **({"messages": turns} if turns[1:] else {})}
+        return in_one_turn(item.start, item.turns, self.asked.method)
 
     def conversation(self, item: Question) -> tuple[list[dict[str, str]], list[str]]:
         """Solved examples, and the user turns."""
@@ -257,8 +249,7 @@ class TaskSuite:
         scorer: Scorer | None = None,
         before: LoadedModel | None = None,
     ) -> Answers:
-        with naming(items):
-            replies = replies_of(lm, self, items, max_new_tokens)
+        replies = replies_of(lm, self, items, max_new_tokens)
         rows = self.score(items, replies)
         if before is not None and any(item.start or len(item.turns) > 1 for item in items):
             note("--before adds nothing here: log-probabilities are of replies to a single turn")
