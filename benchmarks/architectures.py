@@ -3,6 +3,8 @@
     python benchmarks/architectures.py --data DATA --cache runs/base --train
     python benchmarks/architectures.py --data DATA --cache runs/base --measure
     python benchmarks/architectures.py --cache runs/base --report
+    python benchmarks/architectures.py --data DATA --cache runs/base --train --measure --report \
+        --kind encoder --arms vanilla moe-outer moe-tcd moe-random --baseline moe-outer --name tcd
 
 `--train` makes every arm under every seed by `recipes/pretrain_KIND.yaml`; on a machine with two
 cores `--lane 0/2` and `--lane 1/2` share the runs. `--measure` reads the checkpoints that a
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,33 @@ from suture.training.record import Record
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 ARMS = ("vanilla", "wide", "cea")
+TEACHER = "vanilla"
 PASSAGES = 24  # of each domain
 TRAINED_ON, MEASURED = 2000, 1000  # rows of a task
 SHORT = 160  # characters of a question with its options
+
+
+@dataclass(frozen=True)
+class Taught:
+    """An arm of the recipe with a teacher: its step (by default the last), and what is matched."""
+
+    student: str = "moe-outer"
+    teacher_step: int | None = None
+    distil: dict[str, Any] = field(default_factory=dict)
+
+
+# TCD, its controls and the ablation of its sites (specification of TCD, section 4)
+TAUGHT = {
+    "moe-tcd": Taught(),
+    "moe-logits": Taught(distil={"match": "logits"}),
+    "moe-hidden": Taught(distil={"match": "hidden"}),
+    "moe-random": Taught(teacher_step=0),
+    "moe-trunk": Taught(distil={"inner": 0, "attention": 0}),
+    "moe-inner": Taught(distil={"trunk": 0, "attention": 0}),
+    "moe-attention": Taught(distil={"trunk": 0, "inner": 0}),
+    "vanilla-tcd": Taught("vanilla"),
+    "cea-tcd": Taught("cea"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,17 +90,37 @@ class Run:
 
 
 def runs_of(home: Path, arms: Sequence[str], seeds: Sequence[int]) -> list[Run]:
-    """Seed by seed, so that the first comparison can be made early."""
-    return [Run(arm, seed, home) for seed in seeds for arm in arms]
+    """Seed by seed, so that the first comparison can be made early; who is taught, after all
+    teachers."""
+    alone = [arm for arm in arms if arm not in TAUGHT]
+    taught = [arm for arm in arms if arm in TAUGHT]
+    return [Run(arm, seed, home) for part in (alone, taught) for seed in seeds for arm in part]
 
 
-def train(run: Run, kind: str, data: Path, sets: Sequence[str]) -> None:
+def lesson(run: Run, seeds: Sequence[int]) -> list[str]:
+    """What a run changes of the recipe: its arm and its teacher.
+
+    The teacher is of the next seed: one of the same seed began with the student's own numbers.
+    """
+    if run.arm not in TAUGHT:
+        return [f"arm={run.arm}"]
+    taught = TAUGHT[run.arm]
+    teacher = Run(TEACHER, seeds[(seeds.index(run.seed) + 1) % len(seeds)], run.home)
+    step = taught.teacher_step
+    folder = teacher.output if step is None else teacher.steps / f"step-{step:06d}"
+    if not folder.exists():
+        raise SystemExit(f"{run.arm} has no teacher at {folder}: train {TEACHER} first (--arms)")
+    told = [f"distil.{key}={value}" for key, value in taught.distil.items()]
+    return [f"arm={taught.student}", f"distil.teacher={folder}", *told]
+
+
+def train(run: Run, kind: str, data: Path, seeds: Sequence[int], sets: Sequence[str]) -> None:
     """Train one run, or go on with it."""
     if run.output.exists():
         return
     changes = [
-        f"pretrain.root={data}", f"arm={run.arm}", f"train.seed={run.seed}",
-        f"output={run.output}", *sets,
+        f"pretrain.root={data}", f"train.seed={run.seed}", f"output={run.output}",
+        *lesson(run, seeds), *sets,
     ]  # fmt: skip
     made = run_with_curves(read_pretraining(RECIPES / f"pretrain_{kind}.yaml", changes))
     write_json(run.steps / "report.json", made.as_dict())
@@ -153,6 +199,8 @@ def main() -> None:
     parser.add_argument("--kind", choices=("decoder", "encoder"), default="decoder")
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--baseline", default="wide", help="arm the others are compared with")
+    parser.add_argument("--name", help="of the results; default: the kind")
     parser.add_argument("--lane", default="0/1", help="K/N: every N-th run, from number K")
     parser.add_argument("--set", dest="sets", nargs="*", default=[], help="of the recipe")
     for stage in ("train", "measure", "report"):
@@ -164,7 +212,7 @@ def main() -> None:
     if asked.train:
         home.mkdir(parents=True, exist_ok=True)
         for run in runs[lane::lanes]:
-            train(run, asked.kind, asked.data, asked.sets)
+            train(run, asked.kind, asked.data, asked.seeds, asked.sets)
     if asked.measure:
         jobs = [(run, step) for run, steps in wanted(runs).items() for step in steps]
         for run, step in jobs[lane::lanes]:
@@ -178,7 +226,7 @@ def main() -> None:
                     out.parent.mkdir(parents=True, exist_ok=True)
                     found.save(out)
     if asked.report:
-        print("\n".join(report(runs, wanted(runs), asked.kind)))
+        print("\n".join(report(runs, wanted(runs), asked.name or asked.kind, asked.baseline)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from architectures import Run
 
 ROOT = Path(__file__).parent.parent
-BASELINE = "wide"
 SHOWN = {
     "out_loss": "OOD loss ↓",
     "in_loss": "in-distribution loss ↓",
@@ -59,27 +58,29 @@ def arms_of(wanted: Mapping[Run, Sequence[int]]) -> list[Arm]:
     return found
 
 
-def report(runs: Sequence[Run], wanted: Mapping[Run, Sequence[int]], kind: str) -> list[str]:
-    """Write result, table and curves; gives the table's lines."""
+def report(
+    runs: Sequence[Run], wanted: Mapping[Run, Sequence[int]], name: str, baseline: str
+) -> list[str]:
+    """Write result, table and curves under `name`; gives the table's lines."""
     arms = arms_of(wanted)
-    facts: dict[str, Any] = {"kind": kind, "versions": versions(), "runs": []}
+    facts: dict[str, Any] = {"name": name, "versions": versions(), "runs": []}
     for run in runs:
         if (run.steps / "report.json").is_file():
             one = json.loads((run.steps / "report.json").read_text(encoding="utf-8"))
-            keys = ("arm", "parameters", "steps", "dev")
-            facts["runs"].append({"seed": run.seed, **{key: one[key] for key in keys}})
+            own = {key: one[key] for key in ("parameters", "steps", "dev")}
+            facts["runs"].append({"arm": run.arm, "seed": run.seed, **own})
     text = []
     for how in ("loss", "steps"):
-        found = compare(arms, how=how, baseline=BASELINE)  # type: ignore[arg-type]
+        found = compare(arms, how=how, baseline=baseline)  # type: ignore[arg-type]
         facts[how] = {
             "places": found.places,
             "levels": [{**vars(one), "mean": one.mean} for one in found.levels],
             "gaps": [vars(gap) for gap in found.gaps],
         }
         text += table(found)
-    write_json(ROOT / "benchmarks" / "results" / f"architectures_{kind}.json", facts)
-    write_atomic(ROOT / "docs" / "generated" / f"architectures_{kind}.md", "\n".join(text).encode())
-    draw(runs, kind)
+    write_json(ROOT / "benchmarks" / "results" / f"architectures_{name}.json", facts)
+    write_atomic(ROOT / "docs" / "generated" / f"architectures_{name}.md", "\n".join(text).encode())
+    draw(runs, name)
     return text
 
 
@@ -115,7 +116,7 @@ def table(found: Aligned) -> list[str]:
     return [*lines, ""]
 
 
-def draw(runs: Sequence[Run], kind: str) -> None:
+def draw(runs: Sequence[Run], name: str) -> None:
     """Dev loss over steps, the mean over the seeds of each architecture."""
     by_arm: dict[str, dict[int, list[float]]] = {}
     for run in runs:
@@ -130,5 +131,5 @@ def draw(runs: Sequence[Run], kind: str) -> None:
         as_percent=False,
     )  # fmt: skip
     if drawn:
-        file = ROOT / "docs" / "img" / f"architectures_{kind}.svg"
+        file = ROOT / "docs" / "img" / f"architectures_{name}.svg"
         write_atomic(file, standalone(drawn).encode())

@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import architectures as bench
 import architectures_report
 
+from suture.training.pretrain import read_pretraining
+
 DEV = {  # arm: dev loss after 0, 10, 20 and 30 steps, by seed
     "vanilla": {0: [8.0, 6.0, 5.2, 5.0], 1: [8.0, 6.1, 5.3, 5.1], 2: [8.0, 6.0, 5.1, 4.9]},
     "wide": {0: [8.0, 5.5, 4.9, 4.5], 1: [8.0, 5.6, 5.0, 4.6], 2: [8.0, 5.4, 4.8, 4.4]},
@@ -60,7 +62,7 @@ def test_the_table_says_levels_and_paired_gaps(
     monkeypatch.setattr(architectures_report, "ROOT", tmp_path)
     for folder in ("benchmarks/results", "docs/generated", "docs/img"):
         (tmp_path / folder).mkdir(parents=True)
-    text = "\n".join(architectures_report.report(runs, bench.wanted(runs), "decoder"))
+    text = "\n".join(architectures_report.report(runs, bench.wanted(runs), "decoder", "wide"))
     assert (tmp_path / "docs/generated/architectures_decoder.md").read_text() == text
     first, second = text.split("At equal steps")
     row = next(line for line in first.splitlines() if line.startswith("| vanilla"))
@@ -76,3 +78,31 @@ def test_the_table_says_levels_and_paired_gaps(
     assert result["loss"]["places"] == {"0": 5.0, "1": 5.1, "2": 4.9}
     assert len(result["runs"]) == 6
     assert "vanilla" in (tmp_path / "docs/img/architectures_decoder.svg").read_text()
+
+
+def test_a_student_learns_from_the_teacher_of_the_next_seed(tmp_path: Path) -> None:
+    arms = ["moe-tcd", "vanilla", "moe-random", "moe-outer", "moe-inner"]
+    found = bench.runs_of(tmp_path, arms, [0, 1])
+    names = [(run.arm, run.seed) for run in found]
+    assert names[:4] == [("vanilla", 0), ("moe-outer", 0), ("vanilla", 1), ("moe-outer", 1)]
+    taught = next(run for run in found if (run.arm, run.seed) == ("moe-tcd", 1))
+    with pytest.raises(SystemExit, match="vanilla first"):
+        bench.lesson(taught, [0, 1])
+    (tmp_path / "vanilla-0.steps" / "step-000000").mkdir(parents=True)
+    (tmp_path / "vanilla-0").mkdir()
+    assert bench.lesson(taught, [0, 1]) == ["arm=moe-outer", f"distil.teacher={tmp_path}/vanilla-0"]
+    untrained = bench.lesson(bench.Run("moe-random", 1, tmp_path), [0, 1])
+    assert untrained[1].endswith("vanilla-0.steps/step-000000")
+    one_site = bench.lesson(bench.Run("moe-inner", 1, tmp_path), [0, 1])
+    assert one_site[2:] == ["distil.trunk=0", "distil.attention=0"]
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_every_arm_stands_in_the_recipe(kind: str, tmp_path: Path) -> None:
+    for arm in ("vanilla", "moe-outer", *bench.ARMS, *bench.TAUGHT):
+        run = bench.Run(arm, 0, tmp_path)
+        for folder in (tmp_path / "vanilla-0", tmp_path / "vanilla-0.steps" / "step-000000"):
+            folder.mkdir(parents=True, exist_ok=True)
+        changes = [f"output={run.output}", *bench.lesson(run, [0])]
+        recipe = read_pretraining(bench.RECIPES / f"pretrain_{kind}.yaml", changes)
+        assert (recipe.distil is not None) == (arm in bench.TAUGHT)
