@@ -19,8 +19,8 @@ EXPECTED = {
     "goemotions_dev.jsonl": {"id", "prompt", "options", "answer"},
 }
 GIVEN = {  # suites without data of their own
-    "base-capability", "contribution", "emotion", "personality", "sentiment", "stress", "tofu",
-    "transfer", "unlearning", "utility",
+    "base-capability", "contribution", "emotion", "features", "personality", "sentiment",
+    "stress", "tofu", "transfer", "unlearning", "utility",
 }  # fmt: skip
 
 

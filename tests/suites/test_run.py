@@ -35,9 +35,9 @@ def prompts(tmp_path: Path) -> Path:
 
 def test_suites_are_found_by_module_name() -> None:
     assert available() == [
-        "base-capability", "contribution", "drift", "emotion", "open-ended", "over-refusal",
-        "personality", "safety", "sentiment", "speed", "stress", "task", "tofu", "transfer",
-        "unlearning", "utility",
+        "base-capability", "contribution", "drift", "emotion", "features", "open-ended",
+        "over-refusal", "personality", "safety", "sentiment", "speed", "stress", "task", "tofu",
+        "transfer", "unlearning", "utility",
     ]  # fmt: skip
     assert load_suite("over_refusal") is load_suite("over-refusal")
     with pytest.raises(SutureError, match="did you mean 'safety'") as caught:

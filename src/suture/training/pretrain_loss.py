@@ -46,10 +46,10 @@ class Distillation(TCD):
         if reader.tokenizer.get_vocab() != load_tokenizer(tokenizer).get_vocab():
             raise SutureError(
                 "E962",
-                "the teacher's tokenizer is not the one the text is packed with",
+                "the teacher's tokenizer is not the student's",
                 where=str(self.teacher),
                 why="the two models would read other words under the same numbers",
-                fix=f"set pretrain.tokenizer={self.teacher}",
+                fix=f"give another teacher, or train with pretrain.tokenizer={self.teacher}",
             )
         return reader.model
 
