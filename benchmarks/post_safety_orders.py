@@ -46,7 +46,7 @@ def _drift(scores: Scores, chosen: dict[str, Point]) -> list[dict[str, Any]]:
     for name in ("IRR", "IRR, balanced (ours)"):
         own = chosen[name]
         better = [
-            f"{method} ({point.label or 'as it is'})"
+            f"{method} ({point.label or 'as it is'}: {_behind(scores, own, point)})"
             for method, point in chosen.items()
             if method not in (name, "aligned") and not method.startswith("IRR")
             and _dominates(scores, point, own)
@@ -144,6 +144,20 @@ def _count(held: Any) -> str:
 
 def _per_seed(scores: Scores, point: Point, metric: str) -> Any:
     return scores.values(point, metric).mean(axis=1)
+
+
+def _behind(scores: Scores, own: Point, other: Point) -> str:
+    """How far `other` is ahead on each side, paired."""
+    sides = ((HARMFUL, 1, "harmful refused"), (OVER, -1, "XSTest safe refused"), (TASK, 1, "task"))
+    cells = []
+    for metric, sign, word in sides:
+        ahead = resampled(
+            lambda means: sign * (means(other, metric) - means(own, metric)),  # noqa: B023
+            scores,
+            f"{own.method} behind, {metric}",
+        )
+        cells.append(f"{word} {ahead.cell()}")
+    return ", ".join(cells) + " points better"
 
 
 def _dominates(scores: Scores, one: Point, other: Point) -> bool:
