@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_serializer
@@ -40,6 +41,13 @@ class TaskOptions(FrozenConfig):
         "auto", description="pictures are shown to an endpoint where records have them, or never"
     )
     seed: int = Field(0, description="of examples and of orders")
+    scorer: Path | None = Field(
+        None, description="checkpoint folder for BERTScore of replies in the model's own words"
+    )
+    scorer_layer: int | None = Field(
+        None, ge=0, description="whose states are compared; default three quarters of the way up"
+    )
+    scorer_idf: bool = Field(False, description="rare tokens weigh more")
 
 
 class Question(FrozenConfig):
