@@ -368,18 +368,24 @@ class TaskSuite:
         )
 
     def baseline(
-        self, name: str, items: Sequence[Question], *, seed: int = 0, model: str | None = None
+        self,
+        name: str,
+        items: Sequence[Question],
+        *,
+        seed: int = 0,
+        model: str | None = None,
+        layer: int | None = None,
     ) -> list[str]:
         """What a baseline answers, in canonical form; it learns from the training records.
 
-        `model`: checkpoint folder of the embedding, default none."""
+        `model`, `layer`: checkpoint folder of the embedding, default none, and whose states."""
         found: dict[str, str] = {}
         for spec in self.specs.values():
             own = [item for item in items if item.task == spec.name]
             records = [item.record for item in own]
             train = self._training(spec)
             check_unseen(spec, records, train)
-            said = learn(name, spec, train, records, seed=seed, model=model)
+            said = learn(name, spec, train, records, seed=seed, model=model, layer=layer)
             found |= {
                 item.id: canonical(spec.answer, value)
                 for item, value in zip(own, said, strict=True)
