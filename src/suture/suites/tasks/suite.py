@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suture.data.tasks.record import Record
-from suture.errors import SutureError, nearest
+from suture.errors import SutureError
 from suture.ledger import Better, ReplyRow, Row
 from suture.progress import note
 from suture.suites.answerers import replies_of
 from suture.suites.common import QUALITY, Answers, one_id_each, quality, thin, with_logprob
 from suture.suites.tasks import graded
-from suture.suites.tasks.asked import Question, TaskOptions
+from suture.suites.tasks.asked import Question, TaskOptions, check_asked
 from suture.suites.tasks.gold import check_gold, gold_of
 from suture.suites.tasks.learning import BASELINES, learn
 from suture.suites.tasks.metrics import READING, columns, metric, reported
@@ -89,7 +88,7 @@ class TaskSuite:
             spec = load_task(name)
             for one in spec.metrics:
                 metric(spec, one)
-            self._check(spec, name)
+            check_asked(self.asked, spec, self.name, name)
             found[spec.name] = spec
         graded.check_scorer(self.asked, found.values())
         return found
@@ -132,49 +131,6 @@ class TaskSuite:
             f"{spec.name}.{one.name}" for spec in self.specs.values() for one in reported(spec)
         ]
         return frozenset(f"{name}.{end}" for name in names for end in ("sd", "worst"))
-
-    def _check(self, spec: TaskSpec, given: str) -> None:
-        asked = self.asked
-        if spec.suite != self.name:
-            raise SutureError(
-                "E589",
-                f"the task {spec.name} belongs to the suite {spec.suite}",
-                where=f"suture measure {self.name}",
-                why="its numbers would not pair with those of the same task measured there",
-                fix=f"suture measure {spec.suite} --set task={given}",
-            )
-        if asked.method not in spec.prompts:
-            close = nearest(asked.method, spec.prompts)
-            raise SutureError(
-                "E580",
-                f"the task {spec.name} has no prompts '{asked.method}'",
-                where="method",
-                fix=f"did you mean '{close}'?" if close else f"it has: {', '.join(spec.prompts)}",
-            )
-        if asked.paraphrases > len(spec.prompts[asked.method]):
-            raise SutureError(
-                "E580",
-                f"{asked.paraphrases} paraphrases are asked for, {spec.name} has "
-                f"{len(spec.prompts[asked.method])} of {asked.method}",
-                where="paraphrases",
-                fix=f"--set paraphrases={len(spec.prompts[asked.method])}; of `suture task rows` "
-                f"--paraphrases {len(spec.prompts[asked.method])}",
-            )
-        labels = shown_labels(spec.answer)
-        if len(labels) > 1 and asked.orders > (most := math.factorial(len(labels))):
-            raise SutureError(
-                "E580",
-                f"{asked.orders} orders are asked for, {spec.name} has {most} of its labels",
-                where="orders",
-                fix=f"--set orders={most}; of `suture task rows` --orders {most}",
-            )
-        if asked.policy == "default" and spec.answer.default is None:
-            raise SutureError(
-                "E581",
-                f"the task {spec.name} has no default answer",
-                where="policy",
-                fix="use --set policy=abstain or policy=drop, or give `answer: {default: ...}`",
-            )
 
     def _variants(self, spec: TaskSpec) -> list[tuple[int, int]]:
         labels = shown_labels(spec.answer)
