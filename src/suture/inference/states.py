@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from suture.errors import SutureError
 from suture.inference.batching import plan_rows
 from suture.inference.filling import fill_trunk, skeleton
-from suture.inference.loading import check_device, load_tokenizer, model_config
+from suture.inference.loading import check_device, load_bare, load_tokenizer, model_config
 from suture.lazy import torch, transformers
 
 if TYPE_CHECKING:
@@ -66,11 +66,9 @@ class StateModel:
         self.config: Any = model_config(source)
         layers = getattr(self.config, "num_hidden_layers", None)
         known: Any = transformers.AutoModel._model_mapping
-        if (
-            self.config.is_encoder_decoder
-            or not isinstance(layers, int)
-            or (type(self.config) not in known)
-        ):
+        self._own = self.config.model_type in _OWN
+        bare = self._own or type(self.config) in known
+        if self.config.is_encoder_decoder or not isinstance(layers, int) or not bare:
             raise SutureError(
                 "E590",
                 f"a {self.config.model_type} model has no one stack of layers that reads a text",
@@ -86,8 +84,8 @@ class StateModel:
                 fix=f"layers go from 0 (what enters the first) to {layers} (what leaves the last)",
             )
         self.tokenizer: Any = load_tokenizer(source.path)
-        classes = known[type(self.config)]
-        self._kind = classes[0] if isinstance(classes, tuple | list) else classes
+        classes = None if self._own else known[type(self.config)]
+        self._kind: Any = classes[0] if isinstance(classes, tuple | list) else classes
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -110,6 +108,8 @@ class StateModel:
         place = self._device
         if place == "auto":
             place = "cuda" if torch.cuda.is_available() else "cpu"
+        if self._own:
+            return load_bare(self.source, device=place, dtype="float32").base_model
         model = skeleton(
             self.config, torch.float32, torch.device(place), self.source, kind=self._kind
         )
@@ -122,9 +122,10 @@ class StateModel:
         """Tokens that can be read at once, the added ones included."""
         room = getattr(self.config, "max_position_embeddings", None)
         room = room if isinstance(room, int) and room > 0 else 1024
-        pad = getattr(self.config, "pad_token_id", None)
-        if "roberta" in str(self.config.model_type) and isinstance(pad, int):
-            room -= pad + 1  # RoBERTa counts positions from behind its padding's id
+        for name, module in self.trunk.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+                # RoBERTa and its kin count positions from behind their padding's
+                room -= 0 if module.padding_idx is None else module.padding_idx + 1
         return int(min(room, self.tokenizer.model_max_length))
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
@@ -184,7 +185,7 @@ class StateModel:
 
     def _read(self, trunk: Any, ids: torch.Tensor, attend: torch.Tensor) -> torch.Tensor:
         mask = None if bool(attend.all()) else attend
-        if self.config.model_type in _OWN:
+        if self._own:
             found = trunk(input_ids=ids, attention_mask=mask, capture={"m"}).sites["m"]
         else:
             found = trunk(
