@@ -89,8 +89,8 @@ def measure(
             f"{suite.name} compares with a before model, and none was given",
             fix="add --before DIR",
         )
-    if cache is not None and (remember := getattr(suite, "remember", None)) is not None:
-        remember(Path(cache))
+    if (runs_on := getattr(suite, "runs_on", None)) is not None:
+        runs_on(device, None if cache is None else Path(cache))
     files = data_files(suite, data)
     items = part_of(suite.read(files, limit), part)
     if scorer is None and suite.scorer is not None:

@@ -125,6 +125,18 @@ def test_company_and_order_change_nothing(kind: str, request: pytest.FixtureRequ
         assert one == pytest.approx(three, abs=1e-5)
 
 
+def test_blanks_at_the_ends_do_not_count(encoder: Path, tmp_path: Path) -> None:
+    one, two, three = Bertscorer(StateModel(open_model(encoder))).score(
+        [(" a dog\n", ["the lazy dog"]), ("a dog", ["  the lazy dog "]), (" \n", ["the dog"])]
+    )
+    assert one == two
+    assert three == (0.0, 0.0, 0.0)
+    # the authors' code puts a blank before texts for GPT-2 and RoBERTa
+    gpt2 = StateModel(open_model(tiny_family(tmp_path / "gpt2", "gpt2")))
+    assert Bertscorer(gpt2)._plain("a dog ") == " a dog"
+    assert Bertscorer(gpt2)._plain(" ") == ""
+
+
 def test_turned_round_precision_is_recall(encoder: Path) -> None:
     scorer = Bertscorer(StateModel(open_model(encoder)))
     reply, reference = PAIRS[0][0], PAIRS[0][1][0]

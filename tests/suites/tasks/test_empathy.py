@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -262,3 +264,55 @@ def test_a_checkpoint_judges_from_the_command_line(
     again = tmp_path / "again.json"
     assert run(["score", str(out), "--judge", judge, "-o", str(again)]) == 0
     assert Measurement.load(again).scorer == found.scorer
+
+
+class Server(BaseHTTPRequestHandler):
+    """Grades 4 where the reply hurts, else says nothing of use."""
+
+    seen: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen.append(body)
+        reply = body["messages"][-1]["content"].partition("<reply>")[2]
+        said = "It says what hurts.\n[[4]]" if "hurt" in reply else "Who knows?"
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"choices": [{"message": {"content": said}}]}).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_an_address_judges(task: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{running.server_address[1]}/v1"
+        judge = load_judge(f"endpoint:url={url},model=m", "empathy")
+        found = _measure(task, data, lambda k: "that must hurt" if k < 9 else "ok", judge)
+    finally:
+        running.shutdown()
+        running.server_close()
+        thread.join()
+    assert found.metrics["comfort.empathy"] == 4.0
+    assert found.metrics["comfort.empathy_unparsed"] == pytest.approx(0.25)
+    about = found.scorer["judge"]
+    assert (about["model"], about["format"]) == ("m", load_format("empathy").sha256)
+    asked = [body["messages"][-1]["content"] for body in Server.seen]
+    assert any("and so I lost number 7" in text for text in asked)
+    assert not any("says our prompt" in text or "That must hurt." in text for text in asked)
+
+
+def test_variants_of_a_prompt_have_their_own_grades(
+    task: Path, data: Path, tiny: Callable[..., Path]
+) -> None:
+    two = {**TASK, "prompts": {"zero-shot": [["{input}"], ["Reply!\n{input}"]]}}
+    task.write_text(yaml.safe_dump(two))
+    scorer = str(tiny(vocab=300))
+    found = _measure(task, data, sorry, Judge(by_words), paraphrases=2, scorer=scorer)
+    for name in ("empathy", "bertscore_f1", "empathy_incoherent"):
+        each = [found.metrics[f"comfort.{name}.{one}"] for one in ("p0o0", "p1o0")]
+        assert found.metrics[f"comfort.{name}.mean"] == pytest.approx(sum(each) / 2)
+    assert set(found.metrics) <= set(found.better)

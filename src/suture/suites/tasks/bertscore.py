@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from suture.inference.states import StateModel, Tokens
 
 COLUMNS = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
+_BLANK_FIRST = ("gpt2", "roberta")  # as the authors' code does for these two
 _PAIRS, _PAIR_TOKENS = 64, 8192  # pairs matched at once, and tokens of one of their sides
 
 Score = tuple[float, float, float]
@@ -57,6 +58,9 @@ class Bertscorer:
 
     def score(self, pairs: Sequence[tuple[str, Sequence[str]]]) -> list[Score]:
         """(precision, recall, F1) of each (reply, references), in order."""
+        pairs = [
+            (self._plain(reply), [self._plain(one) for one in known]) for reply, known in pairs
+        ]
         weights = self._weights(reference for _, known in pairs for reference in known)
         if self.cache is None:
             return self._scored(pairs, weights)
@@ -69,6 +73,12 @@ class Bertscorer:
             return self._remembered(kept, pairs, weights)
         finally:
             kept.close()
+
+    def _plain(self, text: str) -> str:
+        """Without blanks at its ends; behind one for tokenizers that write words with theirs."""
+        text = text.strip()
+        spaced = self.model.config.model_type in _BLANK_FIRST
+        return f" {text}" if text and spaced else text
 
     def _remembered(
         self,

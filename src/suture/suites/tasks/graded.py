@@ -41,7 +41,9 @@ def check_scorer(asked: TaskOptions, specs: Iterable[TaskSpec]) -> None:
         )
 
 
-def bertscorer(asked: TaskOptions | None, cache: Path | None) -> Bertscorer | None:
+def bertscorer(
+    asked: TaskOptions | None, device: str = "auto", cache: Path | None = None
+) -> Bertscorer | None:
     """The scoring model that the options name. `cache`: folder of its scores. Errors: E590, and
     those of opening a checkpoint."""
     if asked is None or asked.scorer is None:
@@ -50,9 +52,8 @@ def bertscorer(asked: TaskOptions | None, cache: Path | None) -> Bertscorer | No
     from suture.patch import open_model
     from suture.suites.tasks.bertscore import Bertscorer
 
-    return Bertscorer(
-        StateModel(open_model(asked.scorer), asked.scorer_layer), asked.scorer_idf, cache
-    )
+    model = StateModel(open_model(asked.scorer), asked.scorer_layer, device)
+    return Bertscorer(model, asked.scorer_idf, cache)
 
 
 def bertscores(

@@ -58,7 +58,7 @@ class TaskSuite:
     def __init__(self, name: str, asked: TaskOptions | None = None, *, models: bool = True) -> None:
         self.name, self._asked, self._models = name, asked, models
         self._files: tuple[Path, ...] = ()
-        self._cache: Path | None = None
+        self._place: tuple[str, Path | None] = ("auto", None)
 
     def configure(self, options: Mapping[str, Any]) -> TaskSuite:
         """The suite with these options (`TaskOptions`)."""
@@ -273,16 +273,16 @@ class TaskSuite:
     @cached_property
     def _bertscorer(self) -> Bertscorer | None:
         """The scoring model, if one is asked for."""
-        return graded.bertscorer(self._asked, self._cache) if self._models else None
+        return graded.bertscorer(self._asked, *self._place) if self._models else None
 
     def scored_with(self) -> dict[str, Any]:
         """What scores besides phrases and judges, as measurements record it."""
         scorer = self._bertscorer
         return {} if scorer is None else {"bertscore": scorer.identity}
 
-    def remember(self, folder: Path) -> None:
-        """Keep the scoring model's scores in this folder of answers."""
-        self._cache = folder
+    def runs_on(self, device: str, cache: Path | None) -> None:
+        """Where the scoring model runs, and the folder of answers that keeps its scores."""
+        self._place = (device, cache)
 
     def without_models(self) -> TaskSuite:
         """The same, leaving scores alone that need a model."""
