@@ -128,6 +128,15 @@ def test_what_decides_a_state_is_named(tiny: Callable[..., Path], tmp_path: Path
     assert StateModel(open_model(other)).identity != about
 
 
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = tiny_family(tmp_path / "m", "bert")
+    write_tokenizer(folder, vocab=300)
+    model = StateModel(open_model(folder))
+    with pytest.raises(SutureError) as caught:
+        list(model.states(model.tokens(TEXTS)))
+    assert caught.value.code == "E508"
+
+
 def test_what_does_not_read_a_text_is_refused(tmp_path: Path) -> None:
     for family in ("t5", "clip"):
         with pytest.raises(SutureError) as caught:

@@ -54,8 +54,8 @@ class StateModel:
     """A folder whose token states are wanted at `layer`: 0 is what enters the first layer, the
     number of layers what leaves the last; None is `usual_layer`. Weights are read at first use.
 
-    Errors: E501 to E505 as `load`; E507 no such device; E590 no such layer, or a model that does
-    not read one text from end to end (T5, CLIP).
+    Errors: E501 to E505 and E508 as `load`; E507 no such device; E590 no such layer, or a model
+    that does not read one text from end to end (T5, CLIP).
     """
 
     def __init__(
@@ -164,6 +164,15 @@ class StateModel:
         not depend on its company beyond rounding.
         """
         trunk = self.trunk
+        embedded = int(trunk.get_input_embeddings().weight.shape[0])
+        highest = max((max(text.ids) for text in texts if text.ids), default=0)
+        if highest >= embedded:
+            raise SutureError(
+                "E508",
+                f"the tokenizer gives id {highest}, the embedding has {embedded} rows",
+                where=str(self.source.path),
+                fix="use the tokenizer that this checkpoint was trained with",
+            )
         device = next(trunk.parameters()).device
         pad = getattr(self.config, "pad_token_id", None)
         pad = pad if isinstance(pad, int) else 0
