@@ -318,9 +318,11 @@ def _write_prompts(
             f"suture measure {suite} --prompts NEXT --replies FILE, with the same options"
         )
         return
+    file = "FILE" if replies is None else str(replies)
+    answer = "answer them elsewhere as rows of item and reply"
     emit(
-        "answer them elsewhere as rows of item and reply, then: "
-        f"suture measure {suite} --model NAME --replies FILE -o FILE, with the same options"
+        f"{answer if replies is None else f'add their replies to {file}'}, then: "
+        f"suture measure {suite} --model NAME --replies {file} -o FILE, with the same options"
     )
 
 
