@@ -68,6 +68,17 @@ def test_strict_json(tmp_path: Path, text: str, words: str) -> None:
     assert "config.json" in str(caught.value)
 
 
+def test_a_tokenizer_without_a_limit_may_say_so(tmp_path: Path) -> None:
+    """transformers writes int(1e30), as many published folders have it."""
+    path = write_raw(tmp_path / "m", {"l.weight": ("F32", (1,), bytes(4))})
+    settings = path / "tokenizer_config.json"
+    settings.write_text(json.dumps({"model_max_length": int(1e30)}))
+    assert Checkpoint.open(path).path == path
+    settings.write_text(json.dumps({"model_max_length": int(1e30) + 1}))
+    with pytest.raises(SutureError, match="out of range"):
+        Checkpoint.open(path)
+
+
 @pytest.mark.parametrize("method", ["gptq", "bitsandbytes"])
 def test_quantised_checkpoints_are_refused_by_name(tmp_path: Path, method: str) -> None:
     with pytest.raises(SutureError, match=rf"E105: quantised checkpoint \({method}\)"):

@@ -214,6 +214,11 @@ def test_judges_decodings_and_kept_answers(
     assert extra.products > 0
     rose = spec.model_copy(update={"judge": None, "decoding": {"name": "rose"}})
     assert extra_of("safety", rose, 8, 4, source).passes == 2.0
+    scorer = {"task": "esconv-reply", "scorer": str(workshop / "unaligned")}
+    scored = spec.model_copy(update={"judge": None, "options": scorer})
+    of_replies = extra_of("emotion", scored.model_copy(update={"suite": None}), 8, 4, source)
+    assert of_replies.told.startswith("scoring model unaligned: ")
+    assert of_replies.memory == extra.memory
     sets = [part for change in changes for part in ("--set", change)]
     assert main.run(["plan", str(workshop / "recipe.yaml"), *sets]) == 0
     shown = capsys.readouterr().out

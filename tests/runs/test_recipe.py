@@ -187,6 +187,30 @@ def test_options_judge_and_decoding_of_a_suite(
     monkeypatch.chdir(workshop)
 
 
+def test_a_scoring_model_and_a_judge_of_empathy(workshop: Path) -> None:
+    path = workshop / "expression.yaml"
+    more = (
+        "  emotion: {data: notes.jsonl, options: {task: esconv-reply, scorer: SCORER}, "
+        "judge: {name: chat, model: aligned}}\n"
+    )
+    (workshop / "notes.jsonl").write_text("{}")
+    text = (workshop / "recipe.yaml").read_text().replace("  task:", f"{more}  task:")
+    path.write_text(text.replace("SCORER", "aligned"))
+    found = read_recipe(path).suites["emotion"]
+    assert found.options == {"task": "esconv-reply", "scorer": str(workshop / "aligned")}
+    assert found.judge == {"name": "chat", "model": str(workshop / "aligned")}
+    path.write_text(text.replace("SCORER", "nowhere"))
+    with pytest.raises(SutureError) as caught:
+        read_recipe(path)
+    assert caught.value.code == "E721"
+    for gone, code in (("", "E591"), (", scorer: SCORER", "E537")):
+        path.write_text(text.replace(gone, "").replace("SCORER", "aligned").replace(
+            "esconv-reply", "sst2"))  # fmt: skip
+        with pytest.raises(SutureError) as caught:
+            read_recipe(path)
+        assert caught.value.code == code
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [

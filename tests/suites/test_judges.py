@@ -134,12 +134,13 @@ def test_parsers(name: str, said: str, verdict: str, category: str | None) -> No
 
 def test_shipped_formats_are_whole() -> None:
     assert sorted(p.stem for p in FOLDER.glob("*.json")) == [
+        "empathy",
         "llama-guard",
         "md-judge",
         "mt-bench",
         "plain",
     ]
-    assert len({load_format(p.stem).sha256 for p in FOLDER.glob("*.json")}) == 4
+    assert len({load_format(p.stem).sha256 for p in FOLDER.glob("*.json")}) == 5
 
 
 def test_untrusted_text_cannot_write_structure() -> None:

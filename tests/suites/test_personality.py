@@ -340,9 +340,6 @@ def test_refusals(people: Path) -> None:
         load_suite("personality", {"method": "psycot"})
     with pytest.raises(SutureError, match="E569"):
         load_suite("personality").read([write_jsonl(people, [{"id": 1, "posts": ["short"]}])], None)
-    write_jsonl(people, PEOPLE)
-    with pytest.raises(SutureError, match="E576"):
-        prompts("personality", data=people, options={"method": "questionnaire"})
 
 
 def test_questions_for_engines_elsewhere_and_their_replies(people: Path, tmp_path: Path) -> None:
@@ -361,6 +358,23 @@ def test_questions_for_engines_elsewhere_and_their_replies(people: Path, tmp_pat
     again = Measurement.load(tmp_path / "m.json")
     assert again.metrics == found.metrics
     assert "fox" not in (tmp_path / "m.json").read_text()
+
+
+def test_a_questionnaire_is_asked_elsewhere_turn_by_turn(people: Path, tmp_path: Path) -> None:
+    file, said = tmp_path / "said.jsonl", list[dict[str, str]]()
+    options = {"method": "questionnaire", "form": "hard"}
+    rows = prompts("personality", data=people, options=options)
+    number = 0
+    while rows:
+        number += 1
+        assert {row["item"].rpartition("#")[2] for row in rows} == {str(number)}
+        assert all(len(row.get("messages", [0])) == 2 * number - 1 for row in rows)
+        said += [{"item": row["item"], "reply": "CHOICE: A"} for row in rows]
+        write_jsonl(file, said)
+        rows = prompts("personality", data=people, options=options, replies=file)
+    assert number > 2
+    found = measure("personality", "elsewhere", data=people, replies=file, options=options)
+    assert found.metrics["ei.accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("method", ["zero-shot", "questionnaire"])

@@ -24,6 +24,9 @@ INDEX_CAP = 64 << 20
 DEPTH_CAP = 64
 MARKS_CAP = 8_000_000  # commas, colons and brackets; each may become some 100 bytes of objects
 _INTEGER_CAP = 1 << 63
+_NO_LIMIT = str(
+    int(1e30)
+)  # what transformers writes as `model_max_length` of tokenizers without one
 
 
 def parse_json(raw: bytes, *, where: str, code: str = "E103") -> dict[str, Any]:
@@ -54,6 +57,8 @@ def parse_json(raw: bytes, *, where: str, code: str = "E103") -> dict[str, Any]:
         return value
 
     def integer(text: str) -> int:
+        if text == _NO_LIMIT:
+            return int(text)
         if len(text) > 20 or abs(int(text)) > _INTEGER_CAP:
             raise refuse(f"the number {text[:24]}… is out of range")
         return int(text)

@@ -70,11 +70,18 @@ def measure(
         Path | None, typer.Option("--cache", help="folder of answers to keep and look up")
     ] = None,
     replies: Annotated[
-        Path | None, typer.Option("--replies", help="score these replies instead of generating")
+        Path | None,
+        typer.Option(
+            "--replies",
+            help="score these replies instead of generating; with --prompts, the ones so far",
+        ),
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option("--prompts", help="write what is asked to this file instead, for --replies"),
+        typer.Option(
+            "--prompts",
+            help="write what is asked, of several turns the next one, to this file instead",
+        ),
     ] = None,
     logs: Annotated[
         Path | None, typer.Option("--logs", help="per-row log to score instead of a model (tofu)")
@@ -117,7 +124,7 @@ def measure(
         show(found, out, json, replaced=save(found, out, redact=redact))
         return
     if prompts is not None:
-        _write_prompts(suite, prompts, data or None, limit, asked, json)
+        _write_prompts(suite, prompts, replies, data or None, limit, asked, json)
         return
     if model is None or out is None:
         raise _missing("--model" if model is None else "--output")
@@ -282,6 +289,7 @@ def _missing(option: str) -> SutureError:
 def _write_prompts(
     suite: str,
     path: Path,
+    replies: Path | None,
     data: list[Path] | None,
     limit: int | None,
     options: dict[str, Any],
@@ -289,18 +297,32 @@ def _write_prompts(
 ) -> None:
     from suture.suites.prompts import prompts, write_prompts
 
-    rows = prompts(suite, data=data, limit=limit, options=options)
+    rows = prompts(suite, data=data, limit=limit, options=options, replies=replies)
     word = "replaced" if path.exists() else "wrote"
     write_prompts(path, rows)
     if as_json:
         emit_json({"file": str(path), "n": len(rows)})
         return
     emit(f"{word} {path}: {len(rows)} prompts")
+    if not rows:
+        emit(
+            "nothing is left to ask: "
+            f"suture measure {suite} --model NAME --replies {replies} -o FILE, all else the same"
+        )
+        return
     if any("after" in row for row in rows):
         emit("rows with `after` go on from the reply to that item")
+    if any("then" in row for row in rows):
+        emit(
+            "turns are left (`then`): add the replies to one file and write the next ones with "
+            f"suture measure {suite} --prompts NEXT --replies FILE, with the same options"
+        )
+        return
+    file = "FILE" if replies is None else str(replies)
+    answer = "answer them elsewhere as rows of item and reply"
     emit(
-        "answer them elsewhere as rows of item and reply, then: "
-        f"suture measure {suite} --model NAME --replies FILE -o FILE, with the same options"
+        f"{answer if replies is None else f'add their replies to {file}'}, then: "
+        f"suture measure {suite} --model NAME --replies {file} -o FILE, with the same options"
     )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from suture.checkpoint import TensorSource
 
+_UNREAD = re.compile(r"pooler\.")  # sums up a text for a head: no part of the layers
 # Saved by old exporters, derived from the config: rotary tables, causal masks, position numbers.
 _RECOMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.masked_bias$|embeddings\.position_ids$")
 
@@ -77,6 +78,33 @@ def fill(model: PreTrainedModel, source: TensorSource) -> dict[str, Place]:
     found = match(model, slots, source)
     pour(slots, track(found.items(), "load", total=len(found)), source)
     return found
+
+
+def fill_trunk(model: PreTrainedModel, source: TensorSource) -> None:
+    """Copy what belongs to a bare model, of a checkpoint with whatever heads above it.
+
+    Heads and poolers are left out, which are no part of the layers' states. Raises SutureError E502
+    for a tensor of the layers that is missing or has no place, E503 and E504 as `fill`.
+    """
+    slots: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
+    start = f"{model.base_model_prefix}."
+    headed = any(name.startswith(start) for name in source.tensors)
+    names = {name.removeprefix(start): name for name in source.tensors}
+    found, strange = places(names, slots, source.config, model.base_model_prefix)
+    odd = [
+        name
+        for name in strange
+        if not _UNREAD.match(name)
+        and not _RECOMPUTED.search(name)
+        and (names[name].startswith(start) or not headed)
+        and name.partition(".")[0] in {slot.partition(".")[0] for slot in slots}
+    ]
+    if odd:
+        raise _no_place([names[name] for name in odd], source)
+    read = {name: slot for name, slot in slots.items() if not _UNREAD.match(name)}
+    found = {name: spot for name, spot in found.items() if spot.slot in read}
+    _check_covered(read, found, source)
+    pour(slots, track(((names[name], spot) for name, spot in found.items()), "load"), source)
 
 
 def match(
@@ -137,14 +165,18 @@ def _match(
         if not _RECOMPUTED.search(name) and not any(p.search(name) for p in ignored)
     ]
     if strange:
-        raise SutureError(
-            "E502",
-            f"{len(strange)} tensors have no place in the model: {some(strange)}",
-            where=str(source.path),
-            why="weights that are left out make another model",
-            fix="check model_type and the sizes in config.json",
-        )
+        raise _no_place(strange, source)
     return found
+
+
+def _no_place(strange: list[str], source: TensorSource) -> SutureError:
+    return SutureError(
+        "E502",
+        f"{len(strange)} tensors have no place in the model: {some(strange)}",
+        where=str(source.path),
+        why="weights that are left out make another model",
+        fix="check model_type and the sizes in config.json",
+    )
 
 
 def _check_covered(

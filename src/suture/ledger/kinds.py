@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 _MEASURED = re.compile(
-    r"dist(?:inct)?_\d|repetition|jaccard|token_f1|eq_bench|preference|grade(?:_turn_\d+)?"
+    r"dist(?:inct)?_\d|repetition|jaccard|token_f1|bertscore_.*|empathy|eq_bench|preference|grade(?:_turn_\d+)?"
     r"|exact_memorisation|extraction_strength|forget_truth_share|(?:forget|holdout)_attack_.*"
     r"|(?:.*_)?(?:kl|logprob|ratio|rouge|bleu|probability|perplexity|loss|nll|seconds|per_second)"
     r"(?:_.*)?"

@@ -1,4 +1,4 @@
-"""What judges and decodings add to the cost of a suite, from headers alone."""
+"""What judges, decodings and scoring models add to the cost of a suite, from headers alone."""
 
 from __future__ import annotations
 
@@ -72,6 +72,13 @@ def extra_of(label: str, spec: SuiteSpec, items: int, new: int, base: TensorSour
             told.append(f"judge {name} {Path(str(model)).name}: {calls}, {needs} of memory")
         else:
             told.append(f"judge {name}" + (f" {Path(str(model)).name}" if model else ""))
+    scorer = (spec.options or {}).get("scorer")
+    if scorer is not None:  # replies, and references of about their length
+        parameters = _parameters(scorer, None)
+        memory += _WIDTH * parameters
+        products += 2.0 * parameters * items * 2 * new
+        needs = figures.size(_WIDTH * parameters)
+        told.append(f"scoring model {Path(str(scorer)).name}: {needs} of memory")
     return Extra("; ".join(told), passes, memory, products)
 
 

@@ -10,7 +10,7 @@ from suture.config import FrozenConfig, named_options
 
 Named = str | dict[str, Any]  # KIND:KEY=VALUE,..., a YAML file, or a mapping with `name`
 _OF_SUITES = frozenset(
-    "examples templates references against reference retain holdout other".split()
+    "examples templates references against reference retain holdout other scorer".split()
 )
 _PERHAPS = frozenset({"task", "train"})  # names, unless they end as files do
 _FILES = (".yaml", ".yml", ".jsonl", ".jsonl.gz")

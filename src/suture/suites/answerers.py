@@ -191,19 +191,6 @@ def conversation_of(suite: Suite, item: Any) -> tuple[list[Message], list[str]]:
     return before, [last["content"]]
 
 
-def in_one_turn(start: Sequence[Message], turns: Sequence[str], method: str) -> dict[str, Any]:
-    """A conversation for engines elsewhere, which reply once. E576: its turns hang on replies."""
-    if len(turns) > 1:
-        raise SutureError(
-            "E576",
-            f"{method} asks {len(turns)} turns, each after the reply to the one before",
-            where="method",
-            fix="measure through --model endpoint:url=URL,model=NAME, or use method=zero-shot",
-        )
-    told = [*start, {"role": "user", "content": turns[0]}]
-    return {"prompt": turns[0], **({"messages": told} if told[1:] else {})}
-
-
 def refuse_weights(**given: Any) -> None:
     """Refuse (E588) options of a checkpoint: an address or a baseline would pass over them."""
     if named := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:

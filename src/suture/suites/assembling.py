@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from suture.errors import SutureError
 from suture.ledger import Measurement, ReplyRow, Row, mean_scores, replies_sha256
 from suture.suites.common import DATA, Suite
+from suture.suites.turns import last_reply, turn_name
 from suture.versions import versions
 
 if TYPE_CHECKING:
@@ -88,19 +89,29 @@ def spoken_items(
     return spoken(suite, suite.read(data_files(suite, data), limit))
 
 
-def in_order(items: Sequence[Any], replies: Sequence[ReplyRow], path: Path) -> list[ReplyRow]:
-    """The replies in the items' order, their prompts filled in."""
+def in_order(
+    suite: Suite, items: Sequence[Any], replies: Sequence[ReplyRow], path: Path
+) -> list[ReplyRow]:
+    """The replies in the items' order, their prompts filled in; of several turns the last."""
     by_item = {reply.item: reply for reply in replies}
-    missing = [item.id for item in items if item.id not in by_item]
+    found = {item.id: last_reply(suite, item, by_item) for item in items}
+    missing = [name for name, reply in found.items() if reply is None]
+    begun = [name for name in missing if turn_name(name, 1) in by_item]
     if missing:
         raise SutureError(
             "E522",
             f"{len(missing)} of {len(items)} items have no reply, the first is '{missing[0]}'",
             where=str(path),
             why="an average over the items that were answered would be another metric",
-            fix="give one reply per item, with the item's id",
+            fix=f"turns are left: --prompts NEXT --replies {path} writes them, all else the same"
+            if begun
+            else "give one reply per item, with the item's id",
         )
-    return [replace(by_item[item.id], prompt=item.prompt) for item in items]
+    return [
+        replace(reply, prompt=item.prompt)
+        for item, reply in zip(items, found.values(), strict=True)
+        if reply is not None
+    ]
 
 
 def data_files(suite: Suite, data: str | Path | Sequence[str | Path] | None) -> list[Path]:

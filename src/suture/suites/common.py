@@ -83,6 +83,9 @@ class Suite(Protocol):
         score_log(file, options)  a measurement from a log of rows, without a model
         conversation(item), picture(item), baselines, baseline(...)  for what can stand in for a
                              model (`suture.suites.answerers`)
+        scored_with(), runs_on(device, cache), without_models()  of a suite with a scoring model:
+                             who that is, where it runs and keeps its scores, itself without it
+        judged, judged_case(item, reply)  what a judge is asked, and shown
         reads                True: `measure` is given a `Reader`, so that an encoder will do
     """
 

@@ -12,6 +12,12 @@ Grades (suites that are asked for `grade`):
     preference_unparsed  1 where one of the two could not be read
 
 Replies that are the same to the letter are a tie and are not sent to the judge.
+
+Grades of empathy (suites that are asked for `empathy`), of replies to somebody, by task:
+
+    TASK.empathy             the judge's number, where it gave one
+    TASK.empathy_unparsed    1 where no number could be read in the judge's words
+    TASK.empathy_incoherent  1 where the reply is no text; its grade is the judge's all the same
 """
 
 from __future__ import annotations
@@ -66,8 +72,9 @@ def check_judge(suite: Suite, judge: Judge | None) -> None:
         raise SutureError(
             "E537",
             f"no judge reads the replies of {suite.name}",
-            why="judges tell harm in replies to harmful requests, and grade open questions",
-            fix="use --judge with the suite safety or open-ended",
+            why="judges tell harm in replies to harmful requests, and grade answers to open "
+            "questions and the empathy of replies to somebody",
+            fix="use --judge with safety, open-ended, or a task of emotion such as esconv-reply",
         )
     check_purpose(judge, purpose)
 
@@ -93,6 +100,9 @@ def judged(
     if getattr(suite, "judged", None) == "grade":
         assert isinstance(judge, Grader)
         return _graded(items, rows, replies, judge, other)
+    if getattr(suite, "judged", None) == "empathy":
+        assert isinstance(judge, Grader)
+        return _felt(suite, items, rows, replies, judge)
     opinions = judge.judge([(reply.prompt, reply.reply) for reply in replies])
     found, words = [], []
     for row, reply, opinion in zip(rows, replies, opinions, strict=True):
@@ -102,9 +112,10 @@ def judged(
     return found, words
 
 
-def scored_by(scorer: Scorer | None, judge: Judge | None) -> dict[str, Any]:
+def scored_by(suite: Suite, scorer: Scorer | None, judge: Judge | None) -> dict[str, Any]:
     """Who decided the scores, as measurements record it."""
     found = {} if scorer is None else dict(scorer.identity)
+    found |= getattr(suite, "scored_with", dict)()
     return found if judge is None else {**found, "judge": judge.identity}
 
 
@@ -145,6 +156,30 @@ def _graded(
         for place, opinion in zip(("first", "second"), both[i], strict=True):
             words.append(_words(item.id, place, opinion, other[item.id]))
         found[i] = replace(row, scores={**preference(*both[i]), **row.scores})
+    return found, words
+
+
+def _felt(
+    suite: Any,
+    items: Sequence[Any],
+    rows: Sequence[Row],
+    replies: Sequence[ReplyRow],
+    judge: Grader,
+) -> tuple[list[Row], list[JudgedRow]]:
+    """Grades of the replies that are meant for somebody; other rows stay as they are."""
+    cases = {k: suite.judged_case(item, replies[k].reply) for k, item in enumerate(items)}
+    asked = {k: case for k, case in cases.items() if case is not None}
+    opinions = judge.grade(list(asked.values()))
+    found, words = list(rows), []
+    for k, opinion in zip(asked, opinions, strict=True):
+        row, name = rows[k], f"{items[k].task}.empathy"
+        broken = incoherence(replies[k], row.scores.get("logprob_before"))
+        scores = {key: value for key, value in row.scores.items() if key != name}
+        scores |= {} if opinion.grade is None else {name: opinion.grade}
+        scores[f"{name}_unparsed"] = float(opinion.grade is None)
+        scores[f"{name}_incoherent"] = float(broken is not None)
+        found[k] = replace(row, scores=scores)
+        words.append(_words(items[k].id, "empathy", opinion))
     return found, words
 
 

@@ -89,6 +89,8 @@ def measure(
             f"{suite.name} compares with a before model, and none was given",
             fix="add --before DIR",
         )
+    if (runs_on := getattr(suite, "runs_on", None)) is not None:
+        runs_on(device, None if cache is None else Path(cache))
     files = data_files(suite, data)
     items = part_of(suite.read(files, limit), part)
     if scorer is None and suite.scorer is not None:
@@ -102,7 +104,7 @@ def measure(
             "n": len(items),
             "limit": limit,
         },
-        "scorer": scored_by(scorer, judge),
+        "scorer": scored_by(suite, scorer, judge),
         "decoding": {"greedy": True, "max_new_tokens": tokens},
     }
     if (described := getattr(suite, "described", None)) is not None:
@@ -121,7 +123,7 @@ def measure(
     began = time.monotonic()
     found: list[ReplyRow] | None = None
     if replies is not None:
-        found = in_order(spoken(suite, items), load_replies(replies), Path(replies))
+        found = in_order(suite, spoken(suite, items), load_replies(replies), Path(replies))
         about["model"] = declared("model" if isinstance(source, Answerer) else source)
         about["decoding"] = {"declared": True}
         if chat_template is not None:
@@ -176,7 +178,7 @@ def measure(
         about["model"]["decoding"] = lm.decoding.identity
     about["template"] = {"fingerprint": lm.template.fingerprint}
     if judge is not None and keep is not None:
-        unjudged = {**about, "scorer": scored_by(scorer, None)}
+        unjudged = {**about, "scorer": scored_by(suite, scorer, None)}
         measurement(suite, answers.rows, answers.replies, (), unjudged, began).save(keep)
         note(f"the replies are saved in {keep}; the judge reads them now")
     try:

@@ -27,7 +27,7 @@ from suture.config import FrozenConfig, one_or_many
 from suture.errors import SutureError, nearest
 from suture.ledger import NONE, Better, Measurement, ReplyRow, Row
 from suture.progress import note
-from suture.suites.answerers import in_one_turn, replies_of
+from suture.suites.answerers import replies_of
 from suture.suites.common import Answers, items_sha256, one_id_each, quality, thin
 from suture.suites.mbti import baselines, parsing
 from suture.suites.mbti.asking import Form, Method, examples, user_turns
@@ -181,10 +181,6 @@ class Personality:
         """Solved examples, and the user turns about one trait."""
         method, form = self.asked.method, self.asked.form
         return examples(item, method, form, self.shown), user_turns(item, method, form)
-
-    def as_asked(self, item: Trait) -> dict[str, Any]:
-        """The conversation about a trait, for engines elsewhere; E576 where it hangs on replies."""
-        return in_one_turn(*self.conversation(item), self.asked.method)
 
     def score_log(self, file: Path, options: Mapping[str, Any]) -> Measurement:
         """MBTIBench's log of replies ({"dimension": "EI", "id": 1, "response": "[[7]]"} per line),

@@ -1,7 +1,11 @@
 """What a suite asks, as a file for engines elsewhere (vLLM and the like).
 
-One JSON object per line: `item` and `prompt`, and `messages` where solved examples stand before a
+One JSON object per line: `item` and `prompt`, and `messages` where anything stands before the
 question. Their replies, `item` and `reply` per line, come back with `suture measure --replies`.
+
+Questions of several turns go out turn by turn: given the replies so far, the next turn of every
+item that has one left (`suture.suites.turns`), until there is none. `then` holds the turns that
+follow, for engines that go through them by themselves.
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ from typing import Any
 
 from suture.checkpoint.jsonfile import write_atomic
 from suture.errors import SutureError
+from suture.ledger import load_replies
 from suture.suites.assembling import spoken_items
 from suture.suites.finding import load_suite
+from suture.suites.turns import open_turn
 
 
 def prompts(
@@ -23,10 +29,13 @@ def prompts(
     data: str | Path | Sequence[str | Path] | None = None,
     limit: int | None = None,
     options: Mapping[str, Any] | None = None,
+    replies: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """The rows that suite `name` wants replies to; arguments as in `suture.suites.measure`.
 
-    Error E570: the suite is not scored from replies, or its questions hang on answers.
+    `replies`: those that there are; what they answer is left out, and the next turns hold them.
+    Errors: E570 the suite is not scored from replies; E592 a turn answered before an earlier one;
+    E603 a file that holds no replies.
     """
     suite = load_suite(name, options)
     if getattr(suite, "needs_model", False):
@@ -36,14 +45,9 @@ def prompts(
             why="it looks at distributions or times, which texts do not hold",
             fix=f"measure the model here: suture measure {suite.name} --model DIR",
         )
-    as_asked = getattr(suite, "as_asked", None)
-    rows = []
-    for item in spoken_items(suite, data, limit):
-        if as_asked is not None:
-            rows.append({"item": item.id, **as_asked(item)})
-        else:
-            rows.append({"item": item.id, "prompt": item.prompt})
-    return rows
+    said = {} if replies is None else {one.item: one for one in load_replies(replies)}
+    rows = (open_turn(suite, item, said) for item in spoken_items(suite, data, limit))
+    return [row for row in rows if row is not None]
 
 
 def write_prompts(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

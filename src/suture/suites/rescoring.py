@@ -26,7 +26,7 @@ from suture.suites.assembling import (
     spoken,
     untold,
 )
-from suture.suites.common import items_sha256, part_of
+from suture.suites.common import Suite, items_sha256, part_of
 from suture.suites.finding import load_suite
 from suture.suites.judging import check_judge, judged, scored_by
 from suture.suites.scorers import Scorer
@@ -70,7 +70,7 @@ def rescore(
         )
     if scorer is None and suite.scorer is not None:
         scorer = scorers.load(suite.scorer)
-    found = in_order(spoken(suite, items), load_replies(texts), texts)
+    found = in_order(suite, spoken(suite, items), load_replies(texts), texts)
     digest = replies_sha256(found)
     kept = {row.item: row.scores for row in old.rows}
     if digest != old.replies_sha256:
@@ -78,6 +78,8 @@ def rescore(
         model = declared(str(old.model.get("path", "model")))
         decoding = {"declared": True}
         old = replace(old, model=model, decoding=decoding, template={}, before={})
+    elif (without := getattr(suite, "without_models", None)) is not None:
+        suite = without()
     rows = [
         # in the order of the old columns, so that scoring twice gives the same bytes
         Row(row.item, {**kept.get(row.item, {}), **row.scores}, row.cluster)
@@ -97,7 +99,7 @@ def rescore(
         metrics=metrics,
         derived=derived,
         better={name: directions[name] for name in metrics if name in directions},
-        scorer=scored_by(scorer, judge) if judge is not None else _again(scorer, old, rows),
+        scorer=_again(suite, scorer, judge, old, rows),
         replies_sha256=digest,
         replies=found,
         judged=words,
@@ -107,10 +109,17 @@ def rescore(
     return new
 
 
-def _again(scorer: Scorer | None, old: Measurement, rows: list[Row]) -> dict[str, Any]:
-    """Scored again by phrases, what a judge has said before stays, and so does who said it."""
-    found = {} if scorer is None else dict(scorer.identity)
-    columns = {name for row in rows for name in row.scores}
-    if columns & {"judged_safe", "grade_unparsed"} and "judge" in old.scorer:
-        found["judge"] = old.scorer["judge"]
+def _again(
+    suite: Suite, scorer: Scorer | None, judge: Judge | None, old: Measurement, rows: list[Row]
+) -> dict[str, Any]:
+    """What a judge or a scoring model found before and was not asked again stays, and so does who
+    said it."""
+    found = scored_by(suite, scorer, judge)
+    columns = {name.rpartition(".")[2] for row in rows for name in row.scores}
+    for who, said in (
+        ("judge", {"judged_safe", "grade_unparsed", "empathy_unparsed"}),
+        ("bertscore", {"bertscore_f1"}),
+    ):
+        if who not in found and who in old.scorer and columns & said:
+            found[who] = old.scorer[who]
     return found

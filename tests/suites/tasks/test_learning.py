@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
-from helpers import write_jsonl
+from helpers import write_jsonl, write_tokenizer
 from suture.data.tasks.record import Record, Turn
 from suture.errors import SutureError
 from suture.suites import measure
 from suture.suites.answerers import Baseline
-from suture.suites.tasks.features import most_similar, views
+from suture.suites.tasks.features import most_similar, text_states, views, word_states
 from suture.suites.tasks.learning import BASELINES, learn, log_odds
 from suture.suites.tasks.spec import TaskSpec
+from tiny_families import tiny_family
 
 GOOD = ["lovely", "warm", "bright", "kind"]
 BAD = ["dull", "cold", "grey", "rude"]
@@ -216,6 +219,7 @@ def test_what_a_baseline_cannot_do() -> None:
     cases: list[tuple[str, TaskSpec, list[Record]]] = [
         ("tf-idf", LABEL, []),
         ("embedding", SPANS, train),
+        ("embedding", LINKS, [Record(id="1", text="1. A: x", gold=[[1, 1]])]),
         ("lexicon", _task({"kind": "text"}, "bleu_2"), [Record(id="1", text="x", gold="y")]),
         ("tf-idf", LABEL, strangers),
     ]
@@ -225,11 +229,110 @@ def test_what_a_baseline_cannot_do() -> None:
         assert caught.value.code == "E583"
 
 
-def test_hidden_states_of_a_checkpoint(tiny: Callable[..., Path]) -> None:
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT; its tokenizer knows every byte and puts a token at either end."""
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    path = tmp_path_factory.mktemp("bert") / "m"
+    tiny_family(path, "bert", loud=6.0, vocab_size=300)
+    write_tokenizer(path, vocab=300)
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer.post_processor = TemplateProcessing(
+        single="<|user|> $A <|end|>", special_tokens=[("<|user|>", 1), ("<|end|>", 0)]
+    )
+    tokenizer.save(str(path / "tokenizer.json"))
+    return path
+
+
+def _plain_states(folder: Path, text: str, layer: int) -> tuple[Any, Any]:
+    """Of one text alone, and the characters of each token."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    read = tokenizer(text, return_offsets_mapping=True)
+    with torch.no_grad():
+        out = model(input_ids=torch.tensor([read["input_ids"]]), output_hidden_states=True)
+    return out.hidden_states[layer][0].numpy(), read["offset_mapping"]
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_states_of_words_and_texts(kind: str, reader: Path, tiny: Callable[..., Path]) -> None:
+    folder = reader if kind == "encoder" else tiny(vocab=300)
+    texts = [["the", "lazy", "dog!"], ["übel"], [], ["How", "do", "I", "bake", "a", "loaf", "?"]]
+    (found,) = word_states([texts], str(folder), 1)
+    (means,) = text_states([[" ".join(words) for words in texts]], str(folder), 1)
+    assert found[2].shape[0] == 0
+    assert not means[2].any()
+    for words, vectors, mean in zip(texts, found, means, strict=True):
+        if not words:
+            continue
+        states, spans = _plain_states(folder, " ".join(words), 1)
+        own = [k for k, (start, end) in enumerate(spans) if start != end]
+        assert len(own) == len(spans) - 2 * (kind == "encoder")
+        assert mean == pytest.approx(states[own].mean(axis=0), abs=1e-5)
+        at = 0
+        for word, vector in zip(words, vectors, strict=True):
+            mine = [k for k in own if spans[k][0] < at + len(word) and spans[k][1] > at]
+            assert vector == pytest.approx(states[mine].mean(axis=0), abs=1e-5)
+            at += len(word) + 1
+
+
+def test_words_beyond_what_can_be_read_have_no_state(reader: Path) -> None:
+    (((vectors),),) = word_states([[["dog"] * 100]], str(reader), 1)
+    assert vectors[0].any()
+    assert not vectors[-1].any()
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_states_of_a_checkpoint(kind: str, reader: Path, tiny: Callable[..., Path]) -> None:
+    folder = str(reader if kind == "encoder" else tiny(vocab=300))
     train = _days(lambda good: "good" if good else "bad", 1)
-    found = learn("embedding", LABEL, train, train, model=str(tiny()))
+    found = learn("embedding", LABEL, train, train, model=folder)
     assert len(found) == len(train)
     assert set(found) <= {"good", "bad"}
+    with pytest.raises(SutureError) as caught:
+        learn("embedding", LABEL, train, train, model=folder, layer=9)
+    assert caught.value.code == "E590"
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_pieces_from_the_states_of_words(
+    kind: str, reader: Path, tiny: Callable[..., Path]
+) -> None:
+    folder = str(reader if kind == "encoder" else tiny(vocab=300))
+    asked = [
+        Record(id="n", text="today Cleo was kind to us"),
+        Record(id="o", text="was kind to us"),
+    ]
+    train = _named(lambda who, good: who)
+    assert learn("embedding", SPANS, train, asked, model=folder) == [["Cleo"], []]
+    pairs = _named(lambda who, good: [who, "good" if good else "bad"])
+    found = learn("embedding", PAIRS, pairs, asked[:1], model=folder)
+    assert found == [[["Cleo", "good"]]]
+    assert found == learn("embedding", PAIRS, pairs, asked[:1], model=folder)
+    several = [
+        Record(id=str(i), text=f"we met {name} Lund yesterday", gold=[f"{name} Lund"])
+        for i, name in enumerate(NAMES)
+    ]
+    seen = [Record(id="x", text="we met Bo Lund yesterday")]
+    assert learn("embedding", SPANS, several, seen, model=folder) == [["Bo Lund"]]
+
+
+def test_pieces_by_states_go_through_the_suite(reader: Path, tmp_path: Path) -> None:
+    named = _named(lambda who, good: who)
+    rows = [{"id": r.id, "text": r.text, "gold": {"spans": r.gold}} for r in named]
+    data = write_jsonl(tmp_path / "r.jsonl", rows)
+    train = write_jsonl(tmp_path / "t.jsonl", [{**row, "id": f"t{row['id']}"} for row in rows])
+    options = {"task": "mate-twitter2015", "train": str(train)}
+    asked = Baseline("embedding", {"model": str(reader), "layer": 2})
+    found = measure("sentiment", asked, data=data, options=options)
+    assert found.metrics["mate-twitter2015.micro_f1"] == 1.0
+    assert found.metrics["mate-twitter2015.parsed_strict"] == 1.0
+    assert found.model["model"] == str(reader)
+    with pytest.raises(SutureError, match="needs a checkpoint") as caught:
+        measure("sentiment", Baseline("embedding"), data=data, options=options)
+    assert caught.value.code == "E583"
 
 
 @pytest.mark.parametrize("name", BASELINES)

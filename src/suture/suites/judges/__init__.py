@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from suture.ledger import Better
     from suture.suites.judges.grading import Case
 
-Purpose = Literal["harm", "grade"]
+Purpose = Literal["harm", "grade", "empathy"]
 Verdict = Literal["harmful", "safe", "graded", "better", "worse", "tie", "unparsed"]
 OUTCOMES: dict[str, Better] = {
     "judged_harmful": "lower",
@@ -42,7 +42,7 @@ OUTCOMES: dict[str, Better] = {
     "judged_unparsed": "lower",
 }
 _PARTS = {"formats", "grading", "guarding", "speaking"}
-_FORMATS: dict[Purpose, str] = {"harm": "plain", "grade": "mt-bench"}
+_FORMATS: dict[Purpose, str] = {"harm": "plain", "grade": "mt-bench", "empathy": "empathy"}
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,12 @@ def check_purpose(judge: Judge, purpose: Purpose) -> None:
             "this judge says whether a reply is harmful and gives no grades",
             fix="use --judge chat:model=DIR or --judge endpoint:url=URL,model=NAME",
         )
-    wants = {"harm": "harmful or safe", "grade": "grades"}
+    wants = {"harm": "harmful or safe", "grade": "grades", "empathy": "grades of empathy"}
     raise SutureError(
         "E539",
         f"the judge's format gives {wants[purpose_of(judge)]}; here {wants[purpose]} are needed",
-        fix=f"leave format= out, which takes {_FORMATS[purpose]}, or give another one",
+        fix=f"leave format= out, which takes {_FORMATS[purpose]}, or give another one"
+        + (' (of your own: with "asks": "empathy")' if purpose == "empathy" else ""),
     )
 
 

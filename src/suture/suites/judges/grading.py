@@ -2,6 +2,7 @@
 
     prompts   by name, each with `system` and `template`: single, single-reference, single-two,
               single-two-reference, and the same with pair
+    asks      what the grade is of: grade (of an answer, the default) or empathy (of a reply)
     rating    regular expression with one group, the grade; the last match counts
     lowest, highest   grades outside are unparsed
     first, second, tie   of a pair, regular expressions; the last match counts
@@ -21,7 +22,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -71,6 +72,7 @@ class Grading(FrozenConfig):
 
     version: int = 1
     about: str = ""
+    asks: Literal["grade", "empathy"] = "grade"
     rating: str
     lowest: float = 1.0
     highest: float = 10.0
@@ -103,7 +105,7 @@ class Grading(FrozenConfig):
     @cached_property
     def sha256(self) -> str:
         """Of all that decides a grade."""
-        deciding = self.model_dump(mode="json", exclude={"about", "version"})
+        deciding = self.model_dump(mode="json", exclude={"about", "version", "asks"})
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
     def turns(self, case: Case, special: Iterable[str] = ()) -> list[dict[str, str]]:

@@ -30,7 +30,9 @@ class Speaker(FrozenConfig):
     """A judge in words. Kinds add where it is and how it is asked."""
 
     format: str | None = Field(
-        None, description="a shipped format or a JSON file; default: plain, for grades mt-bench"
+        None,
+        description="a shipped format or a JSON file; default: plain, for grades mt-bench, of "
+        "empathy empathy",
     )
     _format: Any = PrivateAttr(None)
 
@@ -45,7 +47,7 @@ class Speaker(FrozenConfig):
     @property
     def purpose(self) -> Purpose:
         """What the format asks for."""
-        return "grade" if isinstance(self.how, Grading) else "harm"
+        return self.how.asks if isinstance(self.how, Grading) else "harm"
 
     @property
     def special(self) -> list[str]:

@@ -10,13 +10,19 @@ import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from suture.data.tasks.record import Record
 from suture.errors import SutureError
 from suture.lazy import np, torch
+from suture.progress import track
 from suture.suites.tasks.rendering import shown
 from suture.suites.tasks.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from suture.inference.states import StateModel
 
 DIMENSIONS = 100  # of the truncated SVD
 _NEAR = 4  # words on either side of an aspect that are about it
@@ -48,12 +54,16 @@ def features(
     seed: int,
     model: str | None,
     *,
+    layer: int | None = None,
     least: int = 2,
 ) -> tuple[Any, Any]:
-    """Of training and of what is asked: TF-IDF of each view side by side, or fewer dimensions.
-    `least`: training records that a word has to stand in."""
+    """Of training and of what is asked: TF-IDF of each view side by side, or fewer dimensions, or
+    states of a checkpoint (`model`, `layer`). `least`: training records that a word stands in."""
     if name == "embedding" and model is not None:
-        return hidden_states(spec, train, model), hidden_states(spec, asked, model)
+        one, two = text_states(
+            [[_whole(spec, record) for record in side] for side in (train, asked)], model, layer
+        )
+        return one, two
     text = sklearn("feature_extraction.text")
     ours, theirs = ([views(spec, record) for record in side] for side in (train, asked))
     blocks = []
@@ -84,21 +94,74 @@ def features(
     return reduce.fit_transform(one), reduce.transform(two)
 
 
-def hidden_states(spec: TaskSpec, records: Sequence[Record], folder: str) -> Any:
-    """(records, hidden): the last hidden state of a checkpoint, averaged over the tokens."""
-    from suture.inference import load
+def _whole(spec: TaskSpec, record: Record) -> str:
+    return "\n".join(filter(None, views(spec, record).values()))
+
+
+def text_states(
+    sides: Sequence[Sequence[str]], folder: str, layer: int | None
+) -> list[NDArray[np.float32]]:
+    """For each side (texts, d): the mean state of a text's tokens at one layer of a checkpoint."""
+    model = _reader(folder, layer)
+    found = []
+    for texts in sides:
+        tokens = model.tokens(texts)
+        means: dict[int, Any] = {}
+        for k, states in track(model.states(tokens), "states", total=len(texts)):
+            own = states[torch.tensor(tokens[k].own, dtype=torch.bool, device=states.device)]
+            mean = own.mean(dim=0) if len(own) else own.new_zeros(states.shape[1])
+            means[k] = mean.cpu().numpy()
+        found.append(np.stack([means[k] for k in range(len(texts))]))
+    return found
+
+
+def word_states(
+    sides: Sequence[Sequence[Sequence[str]]], folder: str, layer: int | None
+) -> list[list[NDArray[np.float32]]]:
+    """For each side and text (words, d): the mean state of the tokens that each word is made of, in
+    the text of all words with blanks between them; zeros for words that the checkpoint cannot read
+    any more. Error E593: a tokenizer that does not say where its tokens stand."""
+    model = _reader(folder, layer)
+    if not model.tokenizer.is_fast:
+        raise SutureError(
+            "E593",
+            "the tokenizer does not say which characters a token stands for",
+            where=folder,
+            fix="give a checkpoint with a tokenizer.json",
+        )
+    found = []
+    for texts in sides:
+        tokens = model.tokens([" ".join(words) for words in texts])
+        own: dict[int, Any] = {}
+        for k, states in track(model.states(tokens), "states", total=len(texts)):
+            own[k] = _by_word(texts[k], tokens[k].spans, tokens[k].own, states.cpu().numpy())
+        found.append([own[k] for k in range(len(texts))])
+    return found
+
+
+def _by_word(
+    words: Sequence[str],
+    spans: Sequence[tuple[int, int]],
+    own: Sequence[bool],
+    states: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """A token belongs to every word that it shares a character with."""
+    word_at = [k for k, word in enumerate(words) for _ in f"{word} "]  # a blank: the word before
+    inside = [c < len(word) for word in words for c in range(len(word) + 1)]
+    sums = np.zeros((len(words), states.shape[1]), dtype=np.float32)
+    counts = np.zeros(len(words), dtype=np.float32)
+    for (start, end), real, state in zip(spans, own, states, strict=True):
+        for word in {word_at[c] for c in range(start, end) if inside[c]} if real else ():
+            sums[word] += state
+            counts[word] += 1
+    return np.asarray(sums / np.maximum(counts, 1)[:, None], dtype=np.float32)
+
+
+def _reader(folder: str, layer: int | None) -> StateModel:
+    from suture.inference.states import StateModel
     from suture.patch import open_model
 
-    lm = load(open_model(Path(folder)))
-    found = []
-    for record in records:
-        text = "\n".join(filter(None, views(spec, record).values()))
-        ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
-        row = torch.tensor([ids[: lm.within(len(ids))] or [lm.pad]], device=lm.device)
-        with torch.inference_mode():
-            out = lm.model(input_ids=row, output_hidden_states=True)
-        found.append(out.hidden_states[-1][0].float().mean(dim=0).cpu().numpy())
-    return np.stack(found)
+    return StateModel(open_model(Path(folder)), layer)
 
 
 def sklearn(part: str) -> Any:

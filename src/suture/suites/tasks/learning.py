@@ -6,7 +6,9 @@
     tf-idf      a linear model on words and pairs of words; of spans one on each word and its
                 neighbours; of a text the reply to the most similar training text
     embedding   a linear model on 100 dimensions of the words (truncated SVD), or, with
-                model=DIR, on a checkpoint's mean hidden state
+                model=DIR, on a checkpoint's mean state at one layer (layer=N, default three
+                quarters of the way up); of spans on its states of each word, so a checkpoint
+                must be given
 
 All learn from the training records, on a CPU, and give values as the task's parser gives them.
 scikit-learn (`pip install suture[labels]`) does the last two. Spans and tuples are in `tagging`.
@@ -48,6 +50,7 @@ def learn(
     *,
     seed: int = 0,
     model: str | None = None,
+    layer: int | None = None,
 ) -> list[Any]:
     """The answers of baseline `name` to `asked`. Errors: E583 no training records, or a baseline
     that has nothing to say on such answers, E584 scikit-learn is not installed."""
@@ -62,15 +65,15 @@ def learn(
     if name == "majority":
         return [_majority(spec, golds)] * len(asked)
     if isinstance(spec.answer, SpansAnswer | PairsAnswer):
-        if name != "embedding":
-            return tagging.learn(name, spec, train, golds, asked, seed=seed)
+        return tagging.learn(name, spec, train, golds, asked, seed=seed,
+                             model=model if name == "embedding" else None, layer=layer)  # fmt: skip
     elif isinstance(spec.answer, LabelAnswer | LabelsAnswer | ScoreAnswer):
         if name == "lexicon":
             return _lexicon(spec, train, golds, asked)
-        one, two = features(spec, train, asked, name, seed, model)
+        one, two = features(spec, train, asked, name, seed, model, layer=layer)
         return _linear(spec, one, golds, two, seed)
     elif name != "lexicon":
-        one, two = features(spec, train, asked, name, seed, model)
+        one, two = features(spec, train, asked, name, seed, model, layer=layer)
         return [golds[near[0]] for near in nearest_rows(one, two, 1)]
     raise SutureError(
         "E583",

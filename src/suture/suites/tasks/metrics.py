@@ -70,7 +70,7 @@ def metric(spec: TaskSpec, asked: MetricSpec) -> Metric:
     elif isinstance(answer, SpansAnswer | PairsAnswer):
         found = _of_sets(answer, kind, options)
     else:
-        found = _texts().METRICS.get(kind)
+        found = _texts().METRICS.get(kind) or _texts().OF_MODELS.get(kind)
     if found is None:
         known = kinds(spec)
         close = nearest(kind, known)
@@ -98,7 +98,15 @@ def kinds(spec: TaskSpec) -> list[str]:
     if isinstance(answer, PairsAnswer):
         of_classes = ["weighted_pair_f1", "macro_pair_f1"]
         return ["micro_f1", "micro_precision", "micro_recall", "exact", *of_classes]
-    return list(_texts().METRICS)
+    return [*_texts().METRICS, *(_texts().OF_MODELS if spec.expresses else ())]
+
+
+def reported(spec: TaskSpec) -> list[MetricSpec]:
+    """The task's own metrics, and of replies to somebody those that a scoring model or a judge
+    adds: they are there where rows have their columns."""
+    own = {one.name for one in spec.metrics}
+    more = _texts().OF_MODELS if spec.expresses else {}
+    return [*spec.metrics, *(MetricSpec(name=name) for name in more if name not in own)]
 
 
 def _texts() -> Any:
@@ -313,7 +321,7 @@ def derived(
 ) -> dict[str, dict[str, Any]]:
     """The task's metrics over its rows, by their own names. `told`: how answers were read."""
     found = {}
-    for asked in spec.metrics:
+    for asked in reported(spec):
         one = metric(spec, asked)
         names = [f"{spec.name}.{column}" for column in one.columns]
         if any(all(name in row.scores for name in names) for row in rows):

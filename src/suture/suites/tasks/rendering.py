@@ -41,16 +41,22 @@ def render(
 ) -> list[str]:
     """The user turns of one paraphrase, filled in. `labels`: in the order to be shown."""
     values = {field: shown(spec, record, field) for field in _CALLED}
-    values["input"] = "\n".join(
-        f"{spec.named.get(field, _CALLED[field])}:{_GAP.get(field, ' ')}{values[field]}"
-        for field in spec.shows
-        if values[field]
-    )
+    values["input"] = shown_input(spec, record)
     values["labels"] = listed(labels)
     values["answer_form"] = answer_form(spec.answer, labels)
     if isinstance(spec.answer, ScoreAnswer):
         values["low"], values["high"] = f"{spec.answer.low:g}", f"{spec.answer.high:g}"
     return [_HOLE.sub(lambda hole: values.get(hole[1], hole[0]), turn) for turn in turns]
+
+
+def shown_input(spec: TaskSpec, record: Record) -> str:
+    """All that is shown of a record, with its names: `{input}`."""
+    fields = [(field, shown(spec, record, field)) for field in spec.shows]
+    return "\n".join(
+        f"{spec.named.get(field, _CALLED[field])}:{_GAP.get(field, ' ')}{value}"
+        for field, value in fields
+        if value
+    )
 
 
 def shown(spec: TaskSpec, record: Record, field: str) -> str:

@@ -233,6 +233,12 @@ class TaskSpec(FrozenConfig):
     max_new_tokens: int = Field(32, ge=1, description="length limit of a reply (of each turn)")
     held_out: bool = Field(False, description="left out of means and of training")
 
+    @property
+    def expresses(self) -> bool:
+        """Whether replies are texts meant for somebody, which a judge or another model can grade;
+        pieces of a text and lists of ratings are not."""
+        return self.answer.kind == "text" and self.aspect in (None, "expression")
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if "zero-shot" not in self.prompts:

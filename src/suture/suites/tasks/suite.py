@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suture.data.tasks.record import Record
-from suture.errors import SutureError, nearest
+from suture.errors import SutureError
 from suture.ledger import Better, ReplyRow, Row
 from suture.progress import note
-from suture.suites.answerers import in_one_turn, replies_of
+from suture.suites.answerers import replies_of
 from suture.suites.common import QUALITY, Answers, one_id_each, quality, thin, with_logprob
-from suture.suites.tasks.asked import Question, TaskOptions
+from suture.suites.tasks import graded
+from suture.suites.tasks.asked import Question, TaskOptions, check_asked
 from suture.suites.tasks.gold import check_gold, gold_of
 from suture.suites.tasks.learning import BASELINES, learn
-from suture.suites.tasks.metrics import READING, columns, metric
+from suture.suites.tasks.metrics import READING, columns, metric, reported
 from suture.suites.tasks.parsing import Parsed, parse
 from suture.suites.tasks.rendering import canonical, ordered, render, shown_labels
 from suture.suites.tasks.shots import choose
@@ -35,7 +35,10 @@ from suture.suites.tasks.summary import Derived, summarise, variant
 
 if TYPE_CHECKING:
     from suture.inference import LoadedModel
+    from suture.suites.judges import Purpose
+    from suture.suites.judges.grading import Case
     from suture.suites.scorers import Scorer
+    from suture.suites.tasks.bertscore import Bertscorer
 
 
 class TaskSuite:
@@ -45,12 +48,17 @@ class TaskSuite:
     scorer: str | None = None
     needs_before = False
     baselines = BASELINES
-    # ways to ask and to read the same items: pairs of them say what examples or captions bring
-    unasked = frozenset({"task", "method", "shots", "sampler", "train", "images", "parser"})
+    # ways to ask and to read the same items: pairs of them say what examples or captions bring.
+    # What a scoring model is stands beside its scores (`scored_with`), by its weights.
+    unasked = frozenset(
+        {"task", "method", "shots", "sampler", "train", "images", "parser"}
+        | {"scorer", "scorer_layer", "scorer_idf"}
+    )
 
-    def __init__(self, name: str, asked: TaskOptions | None = None) -> None:
-        self.name, self._asked = name, asked
+    def __init__(self, name: str, asked: TaskOptions | None = None, *, models: bool = True) -> None:
+        self.name, self._asked, self._models = name, asked, models
         self._files: tuple[Path, ...] = ()
+        self._place: tuple[str, Path | None] = ("auto", None)
 
     def configure(self, options: Mapping[str, Any]) -> TaskSuite:
         """The suite with these options (`TaskOptions`)."""
@@ -80,8 +88,9 @@ class TaskSuite:
             spec = load_task(name)
             for one in spec.metrics:
                 metric(spec, one)
-            self._check(spec, name)
+            check_asked(self.asked, spec, self.name, name)
             found[spec.name] = spec
+        graded.check_scorer(self.asked, found.values())
         return found
 
     def check(self) -> None:
@@ -100,7 +109,7 @@ class TaskSuite:
             return QUALITY
         found: dict[str, Better] = {}
         for spec in self.specs.values():
-            for asked in spec.metrics:
+            for asked in reported(spec):
                 better, name = metric(spec, asked).better, f"{spec.name}.{asked.name}"
                 found[name] = better
                 variants = self._variants(spec)
@@ -118,51 +127,10 @@ class TaskSuite:
         """What is about variants, not rows."""
         if self._asked is None:
             return frozenset()
-        names = [f"{spec.name}.{one.name}" for spec in self.specs.values() for one in spec.metrics]
+        names = [
+            f"{spec.name}.{one.name}" for spec in self.specs.values() for one in reported(spec)
+        ]
         return frozenset(f"{name}.{end}" for name in names for end in ("sd", "worst"))
-
-    def _check(self, spec: TaskSpec, given: str) -> None:
-        asked = self.asked
-        if spec.suite != self.name:
-            raise SutureError(
-                "E589",
-                f"the task {spec.name} belongs to the suite {spec.suite}",
-                where=f"suture measure {self.name}",
-                why="its numbers would not pair with those of the same task measured there",
-                fix=f"suture measure {spec.suite} --set task={given}",
-            )
-        if asked.method not in spec.prompts:
-            close = nearest(asked.method, spec.prompts)
-            raise SutureError(
-                "E580",
-                f"the task {spec.name} has no prompts '{asked.method}'",
-                where="method",
-                fix=f"did you mean '{close}'?" if close else f"it has: {', '.join(spec.prompts)}",
-            )
-        if asked.paraphrases > len(spec.prompts[asked.method]):
-            raise SutureError(
-                "E580",
-                f"{asked.paraphrases} paraphrases are asked for, {spec.name} has "
-                f"{len(spec.prompts[asked.method])} of {asked.method}",
-                where="paraphrases",
-                fix=f"--set paraphrases={len(spec.prompts[asked.method])}; of `suture task rows` "
-                f"--paraphrases {len(spec.prompts[asked.method])}",
-            )
-        labels = shown_labels(spec.answer)
-        if len(labels) > 1 and asked.orders > (most := math.factorial(len(labels))):
-            raise SutureError(
-                "E580",
-                f"{asked.orders} orders are asked for, {spec.name} has {most} of its labels",
-                where="orders",
-                fix=f"--set orders={most}; of `suture task rows` --orders {most}",
-            )
-        if asked.policy == "default" and spec.answer.default is None:
-            raise SutureError(
-                "E581",
-                f"the task {spec.name} has no default answer",
-                where="policy",
-                fix="use --set policy=abstain or policy=drop, or give `answer: {default: ...}`",
-            )
 
     def _variants(self, spec: TaskSpec) -> list[tuple[int, int]]:
         labels = shown_labels(spec.answer)
@@ -228,10 +196,6 @@ class TaskSuite:
         shown = [[item.start, item.turns, str(self.picture(item) or "")] for item in items]
         return {"shown_sha256": hashlib.sha256(json.dumps(shown).encode()).hexdigest()}
 
-    def as_asked(self, item: Question) -> dict[str, Any]:
-        """For engines elsewhere (E576: several turns hang on replies)."""
-        return in_one_turn(item.start, item.turns, self.asked.method)
-
     def conversation(self, item: Question) -> tuple[list[dict[str, str]], list[str]]:
         """Solved examples, and the user turns."""
         return item.start, item.turns
@@ -260,16 +224,21 @@ class TaskSuite:
     def score(
         self, items: list[Question], replies: Sequence[ReplyRow], scorer: Scorer | None = None
     ) -> list[Row]:
+        read_all = [
+            parse(self.specs[item.task].answer, reply.reply, item.record)
+            for item, reply in zip(items, replies, strict=True)
+        ]
+        more = self._bertscores(items, read_all)
         rows = []
-        for item, reply in zip(items, replies, strict=True):
+        for item, reply, read in zip(items, replies, read_all, strict=True):
             spec = self.specs[item.task]
-            read = parse(spec.answer, reply.reply, item.record)
             found = {
                 "parsed_strict": float(read.how == "strict"),
                 "parsed_lenient": float(read.how != "failed"),
                 "unended": float(not reply.ended),
                 **_variant_of(item, len(self._variants(spec))),
                 **self._scored(spec, item.record, read),
+                **more.get(item.id, {}),
             }
             scores = {f"{spec.name}.{name}": value for name, value in found.items()}
             rows.append(Row(item.id, {**scores, **quality(reply)}, item.cluster))
@@ -290,16 +259,59 @@ class TaskSuite:
              f"decides every number{more}")  # fmt: skip
 
     def _scored(self, spec: TaskSpec, record: Record, read: Parsed) -> dict[str, float]:
-        right = gold_of(spec, record)
-        if right is None:
+        right, said = gold_of(spec, record), self._said(spec, read)
+        if right is None or (said is None and self.asked.policy == "drop"):
             return {}
+        return columns(spec, right, said)
+
+    def _said(self, spec: TaskSpec, read: Parsed) -> Any:
+        """The answer that counts; None where there is none."""
         counts = read.how == "strict" or (self.asked.parser == "lenient" and read.how == "lenient")
         said = read.value if counts else None
-        if said is None and self.asked.policy == "drop":
+        return spec.answer.default if said is None and self.asked.policy == "default" else said
+
+    @cached_property
+    def _bertscorer(self) -> Bertscorer | None:
+        """The scoring model, if one is asked for."""
+        return graded.bertscorer(self._asked, *self._place) if self._models else None
+
+    def scored_with(self) -> dict[str, Any]:
+        """What scores besides phrases and judges, as measurements record it."""
+        scorer = self._bertscorer
+        return {} if scorer is None else {"bertscore": scorer.identity}
+
+    def runs_on(self, device: str, cache: Path | None) -> None:
+        """Where the scoring model runs, and the folder of answers that keeps its scores."""
+        self._place = (device, cache)
+
+    def without_models(self) -> TaskSuite:
+        """The same, leaving scores alone that need a model."""
+        return TaskSuite(self.name, self._asked, models=False)
+
+    def _bertscores(
+        self, items: Sequence[Question], read: Sequence[Parsed]
+    ) -> dict[str, dict[str, float]]:
+        """BERTScore's columns by item; none of a row that the policy leaves out."""
+        if self._bertscorer is None:
             return {}
-        if said is None and self.asked.policy == "default":
-            said = spec.answer.default
-        return columns(spec, right, said)
+        said = {
+            item.id: self._said(self.specs[item.task], one)
+            for item, one in zip(items, read, strict=True)
+        }
+        if self.asked.policy == "drop":
+            said = {name: one for name, one in said.items() if one is not None}
+        return graded.bertscores(self._bertscorer, self.specs.values(), items, said)
+
+    @property
+    def judged(self) -> Purpose | None:
+        """What a judge is asked: how much empathy a reply to somebody shows."""
+        if self._asked is None or any(spec.expresses for spec in self.specs.values()):
+            return "empathy"
+        return None
+
+    def judged_case(self, item: Question, reply: str) -> Case | None:
+        """What a judge is shown of a reply; None where the task is not to answer somebody."""
+        return graded.case_of(self.specs[item.task], item, reply)
 
     def derived(self, rows: Sequence[Row]) -> Derived:
         """All metrics, as entries of `Measurement.derived`."""
@@ -312,18 +324,24 @@ class TaskSuite:
         )
 
     def baseline(
-        self, name: str, items: Sequence[Question], *, seed: int = 0, model: str | None = None
+        self,
+        name: str,
+        items: Sequence[Question],
+        *,
+        seed: int = 0,
+        model: str | None = None,
+        layer: int | None = None,
     ) -> list[str]:
         """What a baseline answers, in canonical form; it learns from the training records.
 
-        `model`: checkpoint folder of the embedding, default none."""
+        `model`, `layer`: checkpoint folder of the embedding, default none, and whose states."""
         found: dict[str, str] = {}
         for spec in self.specs.values():
             own = [item for item in items if item.task == spec.name]
             records = [item.record for item in own]
             train = self._training(spec)
             check_unseen(spec, records, train)
-            said = learn(name, spec, train, records, seed=seed, model=model)
+            said = learn(name, spec, train, records, seed=seed, model=model, layer=layer)
             found |= {
                 item.id: canonical(spec.answer, value)
                 for item, value in zip(own, said, strict=True)

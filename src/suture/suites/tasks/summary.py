@@ -14,7 +14,7 @@ from typing import Any
 
 from suture.ledger import Row, derive
 from suture.suites.common import QUALITY
-from suture.suites.tasks.metrics import READING, derived, metric
+from suture.suites.tasks.metrics import READING, derived, metric, reported
 from suture.suites.tasks.spec import TaskSpec
 
 Derived = dict[str, dict[str, Any]]
@@ -71,7 +71,7 @@ def _sensitivity(
         name = variant(paraphrase, order)
         each[name] = derived(spec, rows, told=f"{told}; variant {name} alone", where=where)
     found: Derived = {}
-    for asked in spec.metrics:
+    for asked in reported(spec):
         better, name = metric(spec, asked).better, f"{spec.name}.{asked.name}"
         alone = {key: about[asked.name] for key, about in each.items() if asked.name in about}
         if len(alone) < 2:

@@ -5,6 +5,8 @@
     tf-idf      a linear model over a word, its form and its neighbours decides where a piece begins
                 and goes on, and which label it has; of two numbers and a label, one over the words
                 of both utterances and their distance
+    embedding   the same decisions of a linear model over a checkpoint's state of a word and of the
+                one behind it, which a decoder has not read yet; pieces only
 
 Gold pieces are texts: they are looked for in the words of the text, the first place counts.
 """
@@ -14,13 +16,17 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from suture.data.tasks.record import Record
 from suture.errors import SutureError
-from suture.suites.tasks.features import sklearn, words
+from suture.lazy import np
+from suture.suites.tasks.features import sklearn, word_states, words
 from suture.suites.tasks.spec import PairsAnswer, TaskSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 OUTSIDE = "O"
 _FARTHEST = 8  # utterances between an emotion and its cause
@@ -35,27 +41,48 @@ def learn(
     asked: Sequence[Record],
     *,
     seed: int,
+    model: str | None = None,
+    layer: int | None = None,
 ) -> list[Any]:
     """Spans, or tuples of one span and labels, or of two numbers and perhaps a label (E583: tuples
-    of another form)."""
+    of another form, or `embedding` without a checkpoint). `model`, `layer`: of `embedding`."""
     kinds = (
         [p.kind for p in spec.answer.parts] if isinstance(spec.answer, PairsAnswer) else ["span"]
     )
-    if kinds.count("number") == 2 and "span" not in kinds:
+    if name == "embedding" and model is None:
+        raise SutureError(
+            "E583",
+            "the baseline embedding needs a checkpoint where pieces of a text are asked for",
+            where=f"task {spec.name}",
+            fix="use --model baseline:embedding,model=DIR, or --model baseline:tf-idf",
+        )
+    if kinds.count("number") == 2 and "span" not in kinds and name != "embedding":
         return _links(name, kinds, train, golds, asked, seed)
     if kinds.count("span") != 1 or "number" in kinds:
         raise SutureError(
             "E583",
             f"the baseline {name} has no tuples of {', '.join(kinds)}",
             where=f"task {spec.name}",
-            fix="use --model baseline:majority",
+            fix=f"use --model baseline:{'tf-idf' if 'span' not in kinds else 'majority'}",
         )
     place = kinds.index("span")
     tables = [[_split(row, place, kinds) for row in gold] for gold in golds]
-    find = _dictionary(train, tables) if name == "lexicon" else _tagger(train, tables, seed)
+    texts = [record.text.split() for record in asked]
+    if name == "lexicon":
+        find = _dictionary(train, tables)
+        pieces = [list(find(tokens)) for tokens in texts]
+    else:
+        known = [record.text.split() for record in train]
+        one, two = (
+            ([_surface(tokens) for tokens in side] for side in (known, texts))
+            if model is None
+            else (beside(side) for side in word_states((known, texts), model, layer))
+        )
+        said = _tagger(one, _tags(known, tables), two, seed)
+        pieces = [_pieces(tokens, tags) for tokens, tags in zip(texts, said, strict=True)]
     found = []
-    for record in asked:
-        rows = [_joined(piece, rest, place, kinds) for piece, rest in find(record.text.split())]
+    for own in pieces:
+        rows = [_joined(piece, rest, place, kinds) for piece, rest in own]
         found.append([json.loads(one) for one in dict.fromkeys(json.dumps(row) for row in rows)])
     return found
 
@@ -107,31 +134,55 @@ def _runs(tokens: Sequence[str], longest: int) -> Iterator[tuple[str, ...]]:
             yield tuple(tokens[at : at + size])
 
 
-def _tagger(train: Sequence[Record], tables: Sequence[Any], seed: int) -> Any:
+def _tags(known: Sequence[Sequence[str]], tables: Sequence[Any]) -> list[list[str]]:
     """B|REST where a piece begins, I|REST where it goes on, O elsewhere."""
-    rows, tags = [], []
-    for record, table in zip(train, tables, strict=True):
-        tokens = record.text.split()
+    found = []
+    for tokens, table in zip(known, tables, strict=True):
         own = [OUTSIDE] * len(tokens)
         for piece, rest in table:
             at = _where(piece.split(), tokens)
             for k in range(len(piece.split()) if at is not None else 0):
                 own[(at or 0) + k] = f"{'I' if k else 'B'}|{rest}"
-        rows += [_token(tokens, k) for k in range(len(tokens))]
-        tags += own
-    predict = _classifier(rows, tags, seed)
+        found.append(own)
+    return found
 
-    def find(tokens: Sequence[str]) -> Iterator[tuple[str, str]]:
-        said = predict([_token(tokens, k) for k in range(len(tokens))]) if tokens else []
-        start, rest = None, ""
-        for k, tag in enumerate([*said, OUTSIDE]):
-            if start is not None and not tag.startswith("I|"):
-                yield " ".join(tokens[start:k]), rest
-                start = None
-            if tag != OUTSIDE and start is None:
-                start, rest = k, tag.partition("|")[2]
 
-    return find
+def _pieces(tokens: Sequence[str], tags: Sequence[str]) -> list[tuple[str, str]]:
+    """The pieces that the tags mark, and what the tags say of each."""
+    found: list[tuple[str, str]] = []
+    start, rest = None, ""
+    for k, tag in enumerate([*tags, OUTSIDE]):
+        if start is not None and not tag.startswith("I|"):
+            found.append((" ".join(tokens[start:k]), rest))
+            start = None
+        if tag != OUTSIDE and start is None:
+            start, rest = k, tag.partition("|")[2]
+    return found
+
+
+def _tagger(
+    one: Iterable[Any], tags: Sequence[Sequence[str]], two: Iterable[Any], seed: int
+) -> list[list[str]]:
+    """The tags of each word of each text asked. `one`, `two`: the words of training and of what is
+    asked, each a mapping of features or a vector."""
+    rows, asked = [word for text in one for word in text], list(two)
+    predict = _classifier(rows, [tag for own in tags for tag in own], seed)
+    said = iter(predict([word for text in asked for word in text]))
+    return [[next(said) for _ in text] for text in asked]
+
+
+def beside(texts: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Each word's vector and its follower's, zeros behind the last: (words, 2 d)."""
+    found = []
+    for vectors in texts:
+        after = np.zeros_like(vectors)
+        after[:-1] = vectors[1:]
+        found.append(np.concatenate([vectors, after], axis=1))
+    return found
+
+
+def _surface(tokens: Sequence[str]) -> list[dict[str, Any]]:
+    return [_token(tokens, k) for k in range(len(tokens))]
 
 
 def _where(piece: Sequence[str], tokens: Sequence[str]) -> int | None:
@@ -158,15 +209,25 @@ def _form(word: str) -> str:
     return re.sub(r"(.)\1+", r"\1\1", shape)
 
 
-def _classifier(rows: Sequence[Mapping[str, Any]], tags: Sequence[str], seed: int) -> Any:
+def _classifier(rows: Sequence[Any], tags: Sequence[str], seed: int) -> Any:
+    """Of mappings of features, or of vectors, which are brought to mean 0 and variance 1."""
     if len(set(tags)) == 1:
         return lambda asked: [tags[0]] * len(asked)
-    reader = sklearn("feature_extraction").FeatureHasher(2**18, alternate_sign=False)
-    linear = sklearn("linear_model").SGDClassifier(
-        loss="log_loss", alpha=1e-5, max_iter=15, tol=None, random_state=seed
-    )
-    linear.fit(reader.transform(rows), tags)
-    return lambda asked: [str(tag) for tag in linear.predict(reader.transform(asked))]
+    linear, vectors = sklearn("linear_model").SGDClassifier, not isinstance(rows[0], Mapping)
+    if vectors:
+        reader = sklearn("preprocessing").StandardScaler().fit(np.stack(rows))
+        chosen = linear(
+            loss="log_loss", alpha=1e-4, max_iter=15, tol=None, average=True, random_state=seed
+        )
+    else:
+        reader = sklearn("feature_extraction").FeatureHasher(2**18, alternate_sign=False)
+        chosen = linear(loss="log_loss", alpha=1e-5, max_iter=15, tol=None, random_state=seed)
+
+    def read(words: Sequence[Any]) -> Any:
+        return reader.transform(np.stack(words) if vectors else words)
+
+    chosen.fit(read(rows), tags)
+    return lambda asked: [str(tag) for tag in chosen.predict(read(asked))] if asked else []
 
 
 def _links(

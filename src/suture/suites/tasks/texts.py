@@ -11,7 +11,15 @@
 
 Words are maximal runs of letters and digits in lower case, so punctuation counts in none of them.
 Distinct-n is per reply: a corpus-wide count has no rows to resample and falls with their number.
-BERTScore and a judge's empathy need a model of their own: `suture measure ... --judge` has judges.
+
+Replies to somebody have numbers from models of their own, where these are asked for:
+
+    bertscore_*   precision, recall and F1 of matched token states (`suture.suites.tasks.bertscore`;
+                  option `scorer`)
+    empathy       mean grade of a judge, over the replies for which it gave one (`--judge`)
+    empathy_unparsed     share of replies for which the judge's words could not be read
+    empathy_incoherent   share of replies that are no text (`suture.suites.coherence`); they are
+                         graded all the same
 """
 
 from __future__ import annotations
@@ -41,6 +49,24 @@ METRICS: dict[str, Metric] = {
     "token_f1": Metric("mean", ["token_f1"], "F1 of the words of reply and reference, averaged"),
     "eq_bench": Metric("mean", ["eq_bench"], "EQ-Bench v2 score / 100; 0: not all rated"),
     "eq_answered": Metric("mean", ["eq_answered"], "share of replies that rate all emotions"),
+}  # fmt: skip
+OF_MODELS: dict[str, Metric] = {
+    "bertscore_precision": Metric(
+        "mean", ["bertscore_precision"],
+        "cosine of a reply's token and the nearest of the reference, averaged",
+    ),
+    "bertscore_recall": Metric(
+        "mean", ["bertscore_recall"],
+        "cosine of the reference's token and the nearest of a reply, averaged",
+    ),
+    "bertscore_f1": Metric("mean", ["bertscore_f1"], "F1 of BERTScore's two sides, averaged"),
+    "empathy": Metric("mean", ["empathy"], "the judge's grade, averaged over those it gave"),
+    "empathy_unparsed": Metric(
+        "mean", ["empathy_unparsed"], "share of replies for which no grade could be read", "lower"
+    ),
+    "empathy_incoherent": Metric(
+        "mean", ["empathy_incoherent"], "share of judged replies that are no text", "lower"
+    ),
 }  # fmt: skip
 
 
