@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from datetime import date
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from irr_lab import ROOT
@@ -29,6 +30,7 @@ from post_safety_orders import orders
 from post_safety_points import SETTINGS, STEPS
 
 from suture.ledger import Measurement
+from suture.ledger.student import mean_interval
 
 TITLES = {
     "drift": "Repair after benign drift",
@@ -102,14 +104,17 @@ def _rows(scores: Scores) -> list[dict[str, Any]]:
     return rows
 
 
-def _laid_beside(scores: Scores, suite: str, column: str, method: str) -> float | None:
-    """Mean over the seeds that have a Measurement of this suite; None where none has."""
+def _laid_beside(scores: Scores, suite: str, column: str, method: str) -> list[float] | None:
+    """Mean over the seeds that have a Measurement of this suite, with Student's 95% interval if
+    they are several; None where none has."""
     found = []
     for seed in scores.seeds:
         file = scores.cache / f"seed-{seed}" / suite / f"{scores.half} {method}.json"
         if file.exists():
             found.append(Measurement.load(file).metrics[column])
-    return sum(found) / len(found) if found else None
+    if not found:
+        return None
+    return [fmean(found), *(mean_interval(found) if len(found) > 1 else ())]
 
 
 def _table(scores: Scores, rows: list[dict[str, Any]]) -> list[str]:
@@ -137,7 +142,7 @@ def _table(scores: Scores, rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         cells = [_cell(row[metric]) for metric in COLUMNS]
         cells += [_cell(row.get(name)) for name in ("hypervolume", "hypervolume_less_ours")]
-        cells += ["" if row[name] is None else f"{row[name]:.2f}" for name in shown]
+        cells += [_beside(row[name]) for name in shown]
         if row["method"] == ours:
             cells[len(COLUMNS) + 1] = ""
         lines.append(f"| {row['method']} | {row['knobs']} | {' | '.join(cells)} |")
@@ -149,6 +154,13 @@ def _table(scores: Scores, rows: list[dict[str, Any]]) -> list[str]:
         "dominate.",
         "",
     ]
+
+
+def _beside(found: list[float] | None) -> str:
+    if found is None:
+        return ""
+    mean, *ends = (f"{value:.2f}" for value in found)
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
 
 
 def _orders(found: list[dict[str, Any]]) -> list[str]:
