@@ -80,6 +80,18 @@ def test_the_table_says_levels_and_paired_gaps(
     assert "vanilla" in (tmp_path / "docs/img/architectures_decoder.svg").read_text()
 
 
+def test_what_is_not_measured_through_is_left_out(runs: list[bench.Run]) -> None:
+    wanted = bench.wanted(runs)
+    for run, steps in wanted.items():
+        for step in steps:
+            for name in bench.measurements("decoder"):
+                run.measured(step, name).write_text(json.dumps({"metrics": {}}))
+    assert bench.complete(wanted, "decoder") == wanted
+    gone = next(run for run in runs if (run.arm, run.seed) == ("wide", 1))
+    gone.measured(30, "transfer-sst2").unlink()
+    assert {run.seed for run in bench.complete(wanted, "decoder")} == {0, 2}
+
+
 def test_a_student_learns_from_the_teacher_of_the_next_seed(tmp_path: Path) -> None:
     arms = ["moe-tcd", "vanilla", "moe-random", "moe-outer", "moe-inner"]
     found = bench.runs_of(tmp_path, arms, [0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from helpers import tiny_llama
 from suture.errors import SutureError
 from suture.inference.reading import load_reader
 from suture.patch import open_model
-from suture.suites import measure
+from suture.suites import load_suite, measure
 from suture.suites.base_capability import joined
 from suture.suites.contribution import (
     SCORES,
@@ -25,8 +26,11 @@ from suture.suites.contribution import (
     token_prediction,
 )
 from suture.training.classifier import FineTuning, fine_tune
+from suture.training.documents import TextSource, documents, held_out, sections
 from training_corpus import tiny_model
 
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data"
 TINY = {"passages": 3, "length": 200}
 
 
@@ -197,7 +201,8 @@ def test_the_share_is_net_and_needs_every_site() -> None:
 
 @pytest.mark.parametrize("name", ["vanilla", "cea", "bert"])
 def test_contribution_reads_every_site(home: Path, name: str) -> None:
-    given = {"root": str(home), "passages": 20, "length": 200, "clusters": 8, "least": 5}
+    given = {"root": str(home), "held_out": 0.2, "passages": 20, "length": 200, "clusters": 8,
+             "least": 5}  # fmt: skip
     found = measure(
         "contribution", open_model(home / name / "model"), data=home / "texts.yaml",
         options=given, device="cpu",
@@ -217,9 +222,37 @@ def test_contribution_reads_every_site(home: Path, name: str) -> None:
     assert set(found.metrics) == set(found.derived)
 
 
+def test_contribution_reads_what_was_held_out(home: Path) -> None:
+    """As the paper does: states of text that a model was trained on would flatter wide layers."""
+    source = TextSource(name="prose", files=(home / "vanilla" / "a.txt",))
+    kept = "\n".join(
+        part for d in documents(source) for part in sections(d.text) if held_out(part, 0.2)
+    )
+    suite = load_suite("contribution", {"root": str(home), "held_out": 0.2, **TINY})
+    assert all(
+        item.inside and item.prompt in kept for item in suite.read([home / "texts.yaml"], None)
+    )
+    whole = load_suite("contribution", {"root": str(home), "whole": True, **TINY})
+    items = whole.read([home / "domains.yaml"], None)
+    assert [item.inside for item in items] == [False] * 6
+    with pytest.raises(SutureError, match="E950"):
+        suite.read([], None)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the public data sets are not here")
+def test_the_shipped_lists_have_the_passages_that_the_page_asks_for() -> None:
+    recipes = ROOT / "recipes" / "data"
+    page = (ROOT / "docs/jobs/pretrain.md").read_text("utf-8")
+    (asked,) = {int(n) for n in re.findall(r"passages=(\d+)", page)}
+    given = {"root": str(SHARED), "passages": asked}
+    suite = load_suite("base-capability", {**given, "trained": str(recipes / "texts.yaml")})
+    found = suite.read([recipes / "domains.yaml"], None)
+    assert len(found) % asked == 0
+
+
 def test_a_stranger_has_no_sites(home: Path, tmp_path: Path) -> None:
     tiny_llama(tmp_path / "llama", vocab=300)
-    given = {"root": str(home), **TINY}
+    given = {"root": str(home), "held_out": 0.2, **TINY}
     with pytest.raises(SutureError, match="E960"):
         measure("contribution", open_model(tmp_path / "llama"), data=home / "texts.yaml",
                 options=given)  # fmt: skip

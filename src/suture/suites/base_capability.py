@@ -37,14 +37,19 @@ if TYPE_CHECKING:
     from suture.suites.scorers import Scorer
 
 
-class Asked(FrozenConfig):
-    """Which text is read."""
+class Reading(FrozenConfig):
+    """How texts are cut to passages."""
 
     root: Path | None = None
-    trained: Path | None = None
     held_out: float = Field(0.02, gt=0, lt=1, description="as in the pre-training's recipe")
     passages: int = Field(32, ge=1, description="of each domain")
     length: int = Field(2000, ge=100, description="characters of a passage")
+
+
+class Asked(Reading):
+    """Which text is read."""
+
+    trained: Path | None = None
 
 
 class Passage(FrozenConfig):
@@ -71,51 +76,13 @@ class BaseCapability(Unspoken[Asked]):
         self.metrics: Mapping[str, Better] = {"out_loss": "lower", "in_loss": "lower"}
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Passage]:
-        if not files:
-            raise SutureError(
-                "E950",
-                "the suite base-capability has no text of its own",
-                fix="give --data DOMAINS.yaml, a list `texts` like recipes/data/domains.yaml",
-            )
-        lists = [(file, False) for file in files]
+        lists = [(file, False) for file in with_texts(self.name, files)]
         if self.asked.trained is not None:
             lists.append((self.asked.trained, True))
-        items: list[Passage] = []
-        for file, inside in lists:
-            for values in read_texts(file, self.asked.root):
-                source = TextSource.load(values, where=file)
-                if any(item.domain == source.name for item in items):
-                    raise SutureError(
-                        "E951",
-                        f"two domains are called '{source.name}'",
-                        where=str(file),
-                        fix="give each its own name",
-                    )
-                items += self._passages(source, inside)
-        items = thin(items, limit)
+        items = thin(passages(lists, self.asked), limit)
         domains = dict.fromkeys(f"{item.domain}_loss" for item in items)
         self.metrics = {name: "lower" for name in ("out_loss", "in_loss", *domains)}
         return items
-
-    def _passages(self, source: TextSource, inside: bool) -> list[Passage]:
-        """Of a domain that was trained on, the sections that were held out, cut to passages."""
-        texts = [d.text for d in documents(source)]
-        if inside:
-            share = self.asked.held_out
-            texts = [s for text in texts for s in sections(text) if held_out(s, share)]
-        found = list(joined(texts, self.asked.length))
-        if len(found) < self.asked.passages:
-            raise SutureError(
-                "E952",
-                f"the domain '{source.name}' has {len(found)} passages of about "
-                f"{self.asked.length} characters, {self.asked.passages} are asked for",
-                why="every domain counts the same, so each needs as many",
-                fix=f"use --set passages={max(1, len(found))}, a smaller length, or more text",
-            )
-        return [
-            Passage(id=f"{source.name}-{i:05d}", prompt=text, domain=source.name, inside=inside)
-            for i, text in enumerate(thin(found, self.asked.passages))
-        ]
 
     def measure(
         self,
@@ -127,6 +94,60 @@ class BaseCapability(Unspoken[Asked]):
         before: Any = None,
     ) -> Answers:
         return Answers(losses(lm, items), [])
+
+
+def with_texts(suite: str, files: Sequence[Path]) -> Sequence[Path]:
+    """The files, refused (E950) if there is none."""
+    if not files:
+        raise SutureError(
+            "E950",
+            f"the suite {suite} has no text of its own",
+            fix="give --data FILE.yaml, a list `texts` like recipes/data/domains.yaml",
+        )
+    return files
+
+
+def passages(lists: Sequence[tuple[Path, bool]], asked: Reading) -> list[Passage]:
+    """The passages of every domain in the lists (file, whether models were trained on it): of what
+    was trained on, the sections that were held out.
+
+    Errors: E951 two domains of one name; E952 a domain has fewer passages than are asked for.
+    """
+    found: dict[str, list[str]] = {}
+    inside: dict[str, bool] = {}
+    for file, trained in lists:
+        for values in read_texts(file, asked.root):
+            source = TextSource.load(values, where=file)
+            if source.name in found:
+                raise SutureError(
+                    "E951",
+                    f"two domains are called '{source.name}'",
+                    where=str(file),
+                    fix="give each its own name",
+                )
+            texts = [d.text for d in documents(source)]
+            if trained:
+                share = asked.held_out
+                texts = [s for text in texts for s in sections(text) if held_out(s, share)]
+            found[source.name] = list(joined(texts, asked.length))
+            inside[source.name] = trained
+    short = min(found, key=lambda name: len(found[name]))
+    if (least := len(found[short])) < asked.passages:
+        part = "the held-out part of " if inside[short] else ""
+        raise SutureError(
+            "E952",
+            f"{part}the domain '{short}' has {least} passages of about {asked.length} characters, "
+            f"{asked.passages} are asked for",
+            why="every domain counts the same, so each needs as many",
+            fix=f"use --set passages={least}, a smaller length, or more text"
+            if least
+            else "use a smaller length, or more text",
+        )
+    return [
+        Passage(id=f"{name}-{i:05d}", prompt=text, domain=name, inside=inside[name])
+        for name, texts in found.items()
+        for i, text in enumerate(thin(texts, asked.passages))
+    ]
 
 
 def losses(reader: Reader, items: Sequence[Passage]) -> list[Row]:

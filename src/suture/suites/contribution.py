@@ -18,8 +18,11 @@ the rest is attention's, an inner FFN included. Net, unclipped sums are inferred
 
 and the metrics are `ffn_share_` of each. Rows are sites. The estimates' bias depends on the numbers
 of states and of clusters, so compare models at the same. An encoder is asked at masked positions;
-its states are clustered at all. `--data` and its options are those of `base-capability`, and:
+its states are clustered at all. `--data` is the list that the models were pre-trained on, and as in
+the paper the text is of the dev set: the sections that were held out. Options:
 
+    root, passages, length, held_out  as of base-capability
+    whole     the texts were not trained on: read all of them
     states    positions, at most, drawn evenly
     clusters  of k-means
     least     states that a token must have
@@ -40,9 +43,8 @@ from suture.lazy import np, torch
 from suture.ledger import Better, Row
 from suture.progress import track
 from suture.rng import generator
-from suture.suites.base_capability import Asked as Texts
-from suture.suites.base_capability import BaseCapability, Passage, masking
-from suture.suites.common import Answers
+from suture.suites.base_capability import Passage, Reading, masking, passages, with_texts
+from suture.suites.common import Answers, thin
 from suture.suites.unspoken import Unspoken
 
 if TYPE_CHECKING:
@@ -55,10 +57,10 @@ SCORES = ("mi", "mi_corrected", "tp", "tp_held_out")
 _SHUFFLES = 3
 
 
-class Asked(Texts):
+class Asked(Reading):
     """Which text is read, and how its states are scored."""
 
-    passages: int = Field(64, ge=1, description="of each domain")
+    whole: bool = Field(False, description="read all of the texts: the models never saw them")
     states: int = Field(40_000, ge=100, description="positions, at most")
     clusters: int = Field(200, ge=2, description="of k-means; the paper has 2000")
     least: int = Field(50, ge=2, description="states that a token must have")
@@ -73,10 +75,11 @@ class Contribution(Unspoken[Asked]):
     options = Asked
     what = "contributions"
     why = "they are read off the states inside a model"
-    usage = "--data DOMAINS.yaml"
+    usage = "--data TEXTS.yaml"
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Passage]:
-        return BaseCapability(self.asked).read(files, limit)
+        lists = [(file, not self.asked.whole) for file in with_texts(self.name, files)]
+        return thin(passages(lists, self.asked), limit)
 
     def measure(
         self,
