@@ -43,7 +43,7 @@ class Distillation(TCD):
         from suture.inference.loading import load_tokenizer, model_config
         from suture.patch import open_model
 
-        teacher = model_config(open_model(self.teacher))
+        teacher: Any = model_config(open_model(self.teacher))
         for config, where in ((student, "model"), (teacher, str(self.teacher))):
             if config.model_type not in OWN:
                 raise SutureError(
