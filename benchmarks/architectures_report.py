@@ -16,7 +16,7 @@ from suture.checkpoint import write_json
 from suture.checkpoint.jsonfile import write_atomic
 from suture.report.curves import curves
 from suture.report.svg import standalone
-from suture.runs.aligned import Aligned, Arm, Point, compare
+from suture.runs.aligned import Arm, Point, combined, compare, table
 from suture.training.record import Record
 from suture.versions import versions
 
@@ -36,26 +36,22 @@ SHOWN = {
 
 def arms_of(wanted: Mapping[Run, Sequence[int]]) -> list[Arm]:
     """The measured checkpoints of every run."""
-    found = []
+    found = {}
+    for run, steps in wanted.items():
+        for step in steps:
+            files = sorted(run.measured(step, "base").parent.glob(f"{step:06d}-*.json"))
+            if files:
+                read = ((file, json.loads(file.read_text(encoding="utf-8"))) for file in files)
+                found[run, step] = [
+                    (file.stem.split("-")[-1], one["metrics"]) for file, one in read
+                ]
+    values = combined(found)
+    arms = []
     for run, steps in wanted.items():
         dev = dict(run.dev())
-        points = []
-        for step in steps:
-            values: dict[str, float] = {}
-            for file in sorted(run.measured(step, "base").parent.glob(f"{step:06d}-*.json")):
-                metrics = json.loads(file.read_text(encoding="utf-8"))["metrics"]
-                task = file.stem.partition("transfer-")[2]
-                if task:
-                    metrics = {f"{task}_accuracy": metrics["transfer_accuracy"]}
-                values |= metrics
-            tasks = [value for name, value in values.items() if name.endswith("_accuracy")]
-            if tasks:
-                values["transfer_accuracy"] = sum(tasks) / len(tasks)
-            if values:
-                points.append(Point(step, dev[step], values))
-        if points:
-            found.append(Arm(run.arm, run.seed, tuple(points)))
-    return found
+        points = [Point(s, dev[s], values[run, s]) for s in steps if (run, s) in values]
+        arms.append(Arm(run.arm, run.seed, tuple(points)))
+    return arms
 
 
 def report(
@@ -77,43 +73,11 @@ def report(
             "levels": [{**vars(one), "mean": one.mean} for one in found.levels],
             "gaps": [vars(gap) for gap in found.gaps],
         }
-        text += table(found)
+        text += table(found, SHOWN)
     write_json(ROOT / "benchmarks" / "results" / f"architectures_{name}.json", facts)
     write_atomic(ROOT / "docs" / "generated" / f"architectures_{name}.md", "\n".join(text).encode())
     draw(runs, name)
     return text
-
-
-def table(found: Aligned) -> list[str]:
-    """Levels per architecture, each with its difference to the baseline."""
-    places = ", ".join(
-        f"{value:.3f}" if found.how == "loss" else f"{value:.0f}" for value in found.places.values()
-    )
-    seeds = len(found.places)
-    head = "equal dev loss" if found.how == "loss" else "equal steps"
-    metrics = [name for name in SHOWN if any(one.metric == name for one in found.levels)]
-    lines = [
-        f"At {head} ({places} by seed, {seeds} seeds); in brackets the difference to "
-        f"{found.baseline} with its 95% interval over seeds, bold where it leaves out 0:",
-        "",
-        "| architecture | " + " | ".join(SHOWN[name] for name in metrics) + " |",
-        "|---|" + "---|" * len(metrics),
-    ]
-    for arm in dict.fromkeys(one.arm for one in found.levels):
-        cells = []
-        for name in metrics:
-            here = [one for one in found.levels if (one.arm, one.metric) == (arm, name)]
-            gap = [one for one in found.gaps if (one.arm, one.metric) == (arm, name)]
-            cell = f"{here[0].mean:.3f}" if here else "–"
-            if gap and gap[0].ends is not None:
-                low, high = gap[0].ends
-                told = f"{gap[0].mean:+.3f}, {low:+.3f} to {high:+.3f}"
-                cell += f" (**{told}**)" if gap[0].settled else f" ({told})"
-            elif gap:
-                cell += f" ({gap[0].mean:+.3f})"
-            cells.append(cell.replace("-", "−"))
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
 
 
 def draw(runs: Sequence[Run], name: str) -> None:

@@ -12,7 +12,7 @@ import yaml
 from suture.cli.main import run as suture
 from suture.recipes import placed, shipped_recipes
 from suture.training.pretrain import read_pretraining
-from training_corpus import write_corpus
+from training_corpus import tiny_model, write_corpus
 
 
 @pytest.fixture
@@ -69,12 +69,40 @@ def test_an_arm_is_chosen_on_the_command_line(
     mixed = run(capsys, "plan", str(recipe), "--set", "arm=moe")
     assert mixed["parameters"] > dense["parameters"]
     assert mixed["arm"] == "moe"
-    assert suture(["train", str(recipe), "--set", "arm=moe", "--set", "train.steps=3"]) == 0
+    short = ["--set", "arm=moe", "--set", "train.steps=3", "--set", "checkpoints=0"]
+    assert suture(["train", str(recipe), *short]) == 0
     text = capsys.readouterr().out
+    assert "checkpoints" not in text
     assert "dev loss" in text
     assert "out.steps" in text
     record = (recipe.parent / "out.steps" / "record.jsonl").read_text().splitlines()
     assert {"lm", "balance", "loss", "step"} <= json.loads(record[1]).keys()
+
+
+def test_plan_refuses_what_training_would(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = tiny_model(recipe.parent / "teacher")
+    taught = ["plan", str(recipe), "--set", f"distil.teacher={teacher}"]
+    assert suture(taught) == 1
+    assert "E978" in capsys.readouterr().err
+    assert suture(["plan", str(recipe), "--set", "distil.teacher=nowhere"]) == 1
+    capsys.readouterr()
+    alone = run(capsys, "plan", str(recipe), "--set", "model.num_hidden_layers=2")
+    found = run(capsys, *taught, "--set", "model.num_hidden_layers=2")
+    assert found["peak_memory"] > alone["peak_memory"]
+    assert suture(["plan", str(recipe), "--set", "pretrain.held_out=0.0001"]) == 1
+    assert "E943" in capsys.readouterr().err
+    assert suture(["plan", str(recipe), "--set", "train.steps=4"]) == 1
+    assert "E948" in capsys.readouterr().err
+    late = run(capsys, "plan", str(recipe), "--set", "train.warmup=100")
+    assert "warms up for 100 steps" in late["warnings"][0]
+
+
+def test_checkpoints_are_counted_with_the_last(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run(capsys, "plan", str(recipe), "--set", "checkpoints=[3]")
+    assert found["checkpoints"] == 2
+    assert run(capsys, "plan", str(recipe), "--set", "checkpoints=0")["checkpoints"] == 0
 
 
 def test_a_wrong_arm_ends_before_anything_is_made(

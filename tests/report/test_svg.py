@@ -52,6 +52,10 @@ def test_standalone_file_has_namespace_and_style() -> None:
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root.get("width") == "720"
     assert "--paper" in root.findtext("{http://www.w3.org/2000/svg}style")
+    heading = root.findtext("{http://www.w3.org/2000/svg}text")
+    inner = root.find("{http://www.w3.org/2000/svg}svg")
+    assert heading == inner.findtext("{http://www.w3.org/2000/svg}title")
+    assert float(root.get("height")) == float(inner.get("y")) + float(inner.get("height"))
     assert len([e for e in text.split("<svg") if "xmlns" in e.split(">")[0]]) == 1
 
 

@@ -22,9 +22,11 @@ from suture.suites.base_capability import joined
 from suture.suites.contribution import (
     SCORES,
     ffn_share,
+    lacking,
     mutual_information,
     token_prediction,
 )
+from suture.suites.prompts import prompts
 from suture.training.classifier import FineTuning, fine_tune
 from suture.training.documents import TextSource, documents, held_out, sections
 from training_corpus import tiny_model
@@ -144,7 +146,7 @@ def test_a_probe_leaves_the_model_alone(home: Path, scope: str) -> None:
     ("test", "options", "code"),
     [
         ('{"text": "x", "label": "c"}\n', {"train": "train"}, "E957"),
-        ('{"text": "x", "label": "a"}\n', {"train": "train", "limit": 1}, "E955"),
+        ('{"text": "z", "label": "a"}\n', {"train": "train", "limit": 1}, "E955"),
         ('{"text": "x", "label": "a"}\n', {"train": "train", "label": "lable"}, "E958"),
         ('{"text": "x", "label": "a"}\n', {}, "E956"),
     ],
@@ -219,7 +221,72 @@ def test_contribution_reads_every_site(home: Path, name: str) -> None:
     for score in SCORES:  # a score that the layers do not raise has no share
         share = ffn_share({row.item: row.scores[score] for row in found.rows})
         assert found.metrics.get(f"ffn_share_{score}") == share
+    assert found.metrics["gain_mi"] == by_site["m2"]["mi"] - by_site["m0"]["mi"]
     assert set(found.metrics) == set(found.derived)
+
+
+def test_a_share_that_is_not_there_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("suture.suites.contribution.note", told.append)
+    given = {"root": str(home), "held_out": 0.2, "passages": 3, "length": 200, "clusters": 8,
+             "least": 5000}  # fmt: skip
+    found = measure(
+        "contribution", open_model(home / "cea" / "model"), data=home / "texts.yaml",
+        options=given, device="cpu",
+    )  # fmt: skip
+    assert "ffn_share_tp" not in found.metrics
+    assert any("no ffn_share_tp: no token has as many states" in line for line in told)
+    assert lacking({"m0": 1.0, "a1": 0.5, "m1": 0.75}) is not None
+    assert lacking({"m0": 0.5, "a1": 0.5, "m1": 0.75}) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "texts", "told"),
+    [
+        ({"held_out": 0.3}, "texts", "held_out=0.2"),
+        ({}, "cut", "domain 'prose'"),
+    ],
+)
+@pytest.mark.parametrize("suite", ["base-capability", "contribution"])
+def test_text_that_was_not_held_out_is_refused(
+    home: Path, suite: str, changes: dict[str, Any], texts: str, told: str
+) -> None:
+    cut = [{"name": "prose", "files": "vanilla/a.txt", "most": 50_000}]
+    (home / "cut.yaml").write_text(yaml.safe_dump({"texts": cut}))
+    (home / "one.yaml").write_text(yaml.safe_dump({"texts": [{"name": "x", "files": "more.txt"}]}))
+    data = {"base-capability": home / "one.yaml", "contribution": home / f"{texts}.yaml"}[suite]
+    given = {**options(home), "passages": 1, "length": 100, **changes}
+    trained = given.pop("trained")
+    if suite == "base-capability":
+        given["trained"] = trained.replace("texts", texts)
+    with pytest.raises(SutureError) as caught:
+        measure(suite, open_model(home / "cea" / "model"), data=data, options=given, device="cpu")
+    assert caught.value.code == "E939"
+    assert told in str(caught.value)
+
+
+def test_rows_that_are_measured_are_not_trained_on(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("suture.suites.transfer.note", told.append)
+    rows = [{"text": f"fox {i}", "label": "ab"[i % 2]} for i in range(12)]
+    for name, some in (("train", rows), ("test", [{**rows[0], "text": "FOX  0"}])):
+        lines = "".join(json.dumps(row) + "\n" for row in some)
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    source = open_model(home / "cea" / "model")
+    given = {"train": str(tmp_path / "train.jsonl"), "epochs": 1, "rates": [1e-3]}
+    measure("transfer", source, data=tmp_path / "test.jsonl", options=given, device="cpu")
+    assert "1 of 12 rows to train on stand in --data too" in told[0]
+    with pytest.raises(SutureError, match="E956") as caught:
+        measure("transfer", source, data=tmp_path / "train.jsonl", options=given, device="cpu")
+    assert "every row" in caught.value.what
+
+
+@pytest.mark.parametrize("name", ["base-capability", "contribution", "features", "transfer"])
+def test_what_is_only_read_asks_for_no_replies(name: str) -> None:
+    with pytest.raises(SutureError, match="E570"):
+        prompts(name, data=ROOT / "recipes" / "data" / "domains.yaml")
 
 
 def test_contribution_reads_what_was_held_out(home: Path) -> None:

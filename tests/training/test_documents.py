@@ -59,6 +59,9 @@ def test_an_archive_gives_its_text_files(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "x"}\n{"text"', {}, "E940", "a.jsonl"),
         ("a.jsonl", b'{"text": "x"}\n\n{"body": "x"}\n', {}, "E941", "a.jsonl:3"),
         ("a.csv", b"title,body\na,b\n", {}, "E941", "a.csv:2"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": 5}\n', {}, "E941", "a.jsonl:2"),
+        ("a.json", b"[1, 2]", {}, "E941", "a.json:1"),
+        ("a.jsonl", b'{"text": "x"}\n"str"\n', {}, "E941", "a.jsonl:2"),
         ("a.txt", b" \n\n ", {}, "E942", "a.txt"),
     ],
 )
@@ -71,6 +74,14 @@ def test_what_cannot_be_read(
     assert caught.value.code == code
     assert place in str(caught.value.where)
     assert caught.value.fix
+
+
+def test_a_number_is_told_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": 5, "body": "x"}')
+    with pytest.raises(SutureError) as caught:
+        read(tmp_path / "a.jsonl")
+    assert caught.value.what == "'text' of the row is no text but 5"
+    assert caught.value.fix == "set field to one of: body"
 
 
 def test_latin_1_is_read_when_it_is_said(tmp_path: Path) -> None:

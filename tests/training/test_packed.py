@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
+import shutil
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from suture.inference.loading import load_tokenizer
 from suture.training.documents import TextSource, documents, held_out, sections
 from suture.training.loop import TrainConfig
 from suture.training.objectives.masked import Ids, Masked
-from suture.training.packed import Blocks, Packed, pack
+from suture.training.packed import Blocks, Packed, pack, packing_identity
 from suture.training.vocabulary import TrainedTokenizer
 from training_corpus import write_corpus
 
@@ -91,6 +92,55 @@ def test_a_given_tokenizer_is_copied_and_needs_an_end(tmp_path: Path) -> None:
         pack(sources, tmp_path / "own", 0.2, tmp_path / "other")
     assert caught.value.code == "E945"
     assert not (tmp_path / "other").exists()
+
+
+def test_a_long_document_has_one_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many sections are tokenized at once."""
+    monkeypatch.setattr("suture.training.packed._TOGETHER", 3)
+    sources = write_corpus(tmp_path)[:1]
+    text = pack(sources, TrainedTokenizer(vocabulary=300), 0.2, tmp_path / "packed")
+    (document,) = documents(sources[0])
+    sides = [held_out(piece, 0.2) for piece in sections(document.text)]
+    assert len(sides) > 6
+    turns = sum(one != other for one, other in pairwise(sides))
+    ends = sum(int((text.tokens(part) == text.facts["end"]).sum()) for part in ("train", "dev"))
+    assert ends == turns + 1
+
+
+def test_how_files_are_read_is_a_part_of_the_text(tmp_path: Path) -> None:
+    """The same bytes as text and as rows."""
+    (tmp_path / "a.txt").write_text("text\n" + "a loaf of bread\n" * 9)
+    shutil.copy(tmp_path / "a.txt", tmp_path / "a.csv")
+    shutil.copy(tmp_path / "a.txt", tmp_path / "a.pdf")
+    asked = [TextSource(name="x", files=(tmp_path / name,)) for name in ("a.txt", "a.csv", "a.pdf")]
+    found = [packing_identity([one], TrainedTokenizer(), 0.2) for one in asked[:2]]
+    assert found[0] != found[1]
+    with pytest.raises(SutureError, match="E940"):
+        packing_identity(asked[2:], TrainedTokenizer(), 0.2)
+
+
+def test_a_text_that_holds_nothing_out_is_refused_before_it_is_packed(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"text": f"loaf {i}"}) + "\n" for i in range(20))
+    (tmp_path / "a.jsonl").write_text(rows)
+    sources = [TextSource(name="rows", files=(tmp_path / "a.jsonl",))]
+    with pytest.raises(SutureError) as caught:
+        pack(sources, TrainedTokenizer(vocabulary=300), 1e-6, tmp_path / "packed")
+    assert caught.value.code == "E943"
+    assert "of 20 sections" in caught.value.what
+    share = float(str(caught.value.fix).split("held_out=")[1].split(",")[0])
+    assert not (tmp_path / "packed").exists()
+    text = pack(sources, TrainedTokenizer(vocabulary=300), share, tmp_path / "packed")
+    assert text.facts["tokens"]["dev"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path, name: str) -> None:
+    sources = write_corpus(tmp_path, paragraphs=20)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SutureError) as caught:
+        pack(sources, tmp_path / name, 0.2, tmp_path / "packed")
+    assert caught.value.code == "E505"
+    assert {"nowhere": "no such folder", "empty": "holds none"}[name] in caught.value.what
 
 
 def settings(**changes: object) -> TrainConfig:

@@ -242,6 +242,38 @@ def test_checkpoints_of_another_run_are_never_kept(tmp_path: Path) -> None:
     assert everything(tmp_path) == want
 
 
+def test_dev_losses_of_two_kinds_never_stand_in_one_record(tmp_path: Path) -> None:
+    run_pretraining(recipe(tmp_path))
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(SutureError) as caught:
+        run_pretraining(recipe(tmp_path, pretrain={"dev_blocks": 4}))
+    assert caught.value.code == "E904"
+
+
+def test_a_checkpoint_says_what_was_held_out(tmp_path: Path) -> None:
+    run_pretraining(recipe(tmp_path))
+    (packed,) = tmp_path.glob("packed-*")
+    told = json.loads((tmp_path / "out" / "pretraining.json").read_text())
+    assert told["held_out"] == 0.2
+    assert told["text"] == Packed.open(packed).identity
+    assert [source["name"] for source in told["sources"]] == ["prose", "rows"]
+    assert str(tmp_path) not in json.dumps(told)
+    step = tmp_path / "out.steps" / "step-000004" / "pretraining.json"
+    assert json.loads(step.read_text()) == told
+
+
+def test_a_training_that_went_astray_is_told(tmp_path: Path) -> None:
+    plain = run_pretraining(recipe(tmp_path))
+    assert plain.warnings == ()
+    assert plain.checkpoints == 3
+    wild = run_pretraining(
+        recipe(tmp_path, output="wild", train=TRAIN | {"learning_rate": 2.0, "warmup": 8})
+    )
+    late, risen = wild.warnings
+    assert "warms up for 8 steps" in late
+    assert "lowest after step 0" in risen
+
+
 def test_a_torn_last_line_of_the_record_is_no_line(tmp_path: Path) -> None:
     file = tmp_path / "record.jsonl"
     file.write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo')
@@ -293,6 +325,7 @@ def test_texts_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
         ({"pretrain": {"block": 4000, "held_out": 0.01}, "train": TRAIN | {"batch_tokens": 8,
           "accumulate": 1}}, "E943", "held out"),
         ({"output": "there"}, "E905", "exists"),
+        ({"checkpoints": [2, 500]}, "E948", "after step 500, and the training has 8"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_the_first_step(

@@ -67,11 +67,12 @@ def train(
 def _pretrained(report: PretrainReport) -> str:
     """What a pre-training came to, for people."""
     speed = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.seconds else ""
+    beside = f"{report.checkpoints} checkpoints and curves" if report.checkpoints else "curves"
     lines = [
         f"wrote {report.output}: {report.parameters:,} parameters, {report.steps} steps, "
         f"{report.tokens} tokens, {report.seconds} s{speed}",
-        f"dev loss {report.dev[0][1]:.4f} -> {report.dev[-1][1]:.4f}; "
-        f"checkpoints and curves: {report.folder}",
+        f"dev loss {report.dev[0][1]:.4f} -> {report.dev[-1][1]:.4f}; {beside}: {report.folder}",
+        *(f"warning: {line}" for line in report.warnings),
     ]
     if report.peak_memory is not None:
         lines.append(f"memory at most {size(report.peak_memory)}")

@@ -328,9 +328,14 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             path, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:
+        why = _first_line(error)
+        if not path.is_dir():
+            why = "there is no such folder"
+        elif not any(path.glob("tokenizer.*")) and not any(path.glob("vocab*")):
+            why = "the folder holds none"
         raise SutureError(
             "E505",
-            f"the tokenizer cannot be loaded: {_first_line(error)}",
+            f"the tokenizer cannot be loaded: {why}",
             where=str(path),
             fix="copy tokenizer.json and tokenizer_config.json of the original model here",
         ) from error

@@ -2,8 +2,9 @@
 
 A decoder reads a text in windows of its context, each begun with the last token of the one before,
 so that every token but the text's first is predicted once. An encoder predicts the tokens that are
-masked by the rule of its pre-training; which ones depends on the text's number alone, so that all
-models with one tokenizer are asked for the same tokens.
+masked by the rule of its pre-training; which ones follows from the text's number, the place of the
+window in it and the window's length, so that all models with one tokenizer and one context are
+asked for the same tokens.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ in colour, and every chart carries a title and a description.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from suture.report import figures
 from suture.report.visible import one_line
 
 _NARROWEST = 0.1  # share axes span at least ten points, so that noise does not look like news
+_HEADING = 28  # pixels above the chart of a file, for its title
 
 STANDALONE_STYLE = (
     "svg{--paper:#fff;--ink:#1d1c1a;--muted:#5f5b54;--rule:#d9d4ca;--wash:#f1eee7;"
@@ -48,11 +51,19 @@ def frame(title: str, description: str, body: str, *, height: float) -> Markup:
 
 
 def standalone(svg: str, *, width: int = 720) -> str:
-    """A chart as a file: XML namespace, fixed width, the light palette inside."""
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui" width="{width}"'
-    opened = str(svg).replace('<svg role="img"', head + ' role="img"', 1)
-    opened = opened.replace(' width="100%"', "", 1)
-    return opened.replace("</desc>", f"</desc><style>{STANDALONE_STYLE}</style>", 1)
+    """A chart as a file: XML namespace, fixed width, the light palette inside, and its title above
+    it, which a page would have as a heading."""
+    found = re.match(r'<svg (role="img" aria-label="([^"]*)") width="100%" height="([^"]+)"', svg)
+    assert found is not None  # of `frame`
+    named, title, height = found.groups()
+    heading = label(0, 16, unescape(title), anchor="start", css="name")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {named} font-family="system-ui" width="{width}" '
+        f'height="{float(height) + _HEADING:g}" overflow="visible">'
+        f"<style>{STANDALONE_STYLE}</style>{heading}"
+        + str(svg).replace(named, f'y="{_HEADING}"', 1)
+        + "</svg>"
+    )
 
 
 def check_ending(out: Path) -> None:

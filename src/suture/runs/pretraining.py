@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from suture.checkpoint.jsonfile import write_atomic
@@ -18,10 +19,16 @@ from suture.runs.plan import (
     shortages,
 )
 from suture.runs.training_plan import TRAIN_SHARE
-from suture.training.documents import documents
 from suture.training.newborn import model_config, size_of
-from suture.training.packed import Packed, packing_identity
-from suture.training.pretrain import PretrainRecipe, PretrainReport, packed_folder, run_pretraining
+from suture.training.packed import Packed, characters, packing_identity
+from suture.training.pretrain import (
+    PretrainRecipe,
+    PretrainReport,
+    early,
+    kept_steps,
+    packed_folder,
+    run_pretraining,
+)
 from suture.training.record import Record
 from suture.training.vocabulary import TrainedTokenizer
 
@@ -102,8 +109,7 @@ def plan_pretraining(recipe: PretrainRecipe) -> PretrainingPlan:
         facts = Packed.open(folder).facts
         text = int(facts["tokens"]["train"])
     else:
-        characters = sum(len(d.text) for source in spec.texts for d in documents(source))
-        text = int(characters / _CHARACTERS * (1 - spec.held_out))
+        text = int(characters(spec.texts, spec.held_out)["train"] / _CHARACTERS)
         trained = isinstance(spec.tokenizer, TrainedTokenizer)
         size = spec.tokenizer.vocabulary if trained else len(load_tokenizer(spec.tokenizer))  # type: ignore[union-attr,arg-type]
         facts = {"vocabulary": size, "end": 0}
@@ -112,22 +118,29 @@ def plan_pretraining(recipe: PretrainRecipe) -> PretrainingPlan:
     rows = config.batch_rows or max(1, config.batch_tokens // spec.block) * config.accumulate
     each = max(1, text // spec.block // rows)
     steps = config.steps or each * (config.epochs or 1)
+    settings = config.model_copy(
+        update={"steps": steps, "warmup": each if config.warmup == "epoch" else config.warmup}
+    )
     tokens = steps * rows * spec.block
-    wanted = recipe.checkpoints
-    kept = (steps // wanted + 1 if wanted else 0) if isinstance(wanted, int) else len(wanted)
+    kept = len(kept_steps(recipe.checkpoints, steps)) if recipe.checkpoints else 0
     vocabulary = int(shape.vocab_size)
     hidden, layers = int(shape.hidden_size), int(shape.num_hidden_layers)
     wide = int(getattr(shape, "ffn_width", 0) or getattr(shape, "intermediate_size", 4 * hidden))
     batch = config.batch_tokens * 4 * (layers * (16 * hidden + 4 * wide) + 3 * vocabulary)
     memory = BASE_MEMORY + _STATE * numbers + batch
+    products = 6.0 * numbers * tokens
+    if recipe.distil is not None:
+        teacher = recipe.distil.teacher_config(shape, _tokenizer(recipe, folder if there else None))
+        taught = size_of(teacher, spec.objective.name)
+        memory += 4 * taught + batch  # its states beside the student's
+        products += 2.0 * taught * tokens
     disk = (1 + kept) * 4 * numbers + 2 * 12 * numbers + (0 if there else 3 * text) + 2**20
     free = shutil.disk_usage(existing(recipe.output)).free
     room = memory_there()
     warnings = []
     if text < spec.block * rows:
         warnings.append("the text does not fill one step; give more, or lower train.batch_tokens")
-    warnings += shortages(memory, room, disk, free)
-    products = 6.0 * numbers * tokens
+    warnings += early(settings) + shortages(memory, room, disk, free)
     return PretrainingPlan(
         arm=recipe.arm,
         model_type=str(shape.model_type),
@@ -145,3 +158,11 @@ def plan_pretraining(recipe: PretrainRecipe) -> PretrainingPlan:
         seconds=round(FIXED_SECONDS + products / (flops() * TRAIN_SHARE), 1),
         warnings=warnings,
     )
+
+
+def _tokenizer(recipe: PretrainRecipe, packed: Path | None) -> Path | None:
+    """The folder of the tokenizer, None where it is to be trained."""
+    if packed is not None:
+        return Packed.open(packed).tokenizer
+    given = recipe.pretrain.tokenizer
+    return given if isinstance(given, Path) else None

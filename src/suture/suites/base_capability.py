@@ -1,6 +1,7 @@
 """Base capability: the loss on running text, domain by domain, in and out of the distribution.
 
-    NAME_loss   mean −log p per predicted token of the domain NAME, in nats
+    NAME_loss   mean −log p per predicted token of the domain NAME, in nats: of each passage, and
+                the mean over its passages
     out_loss    mean over the domains of --data, each counting the same
     in_loss     the same over the domains of `trained`, on sections that were held out of training
 
@@ -8,7 +9,8 @@
 
     root      folder that the files of both lists lie below; default: beside the list
     trained   the list a model was pre-trained on, for `in_loss`
-    held_out  the share of it that was held out
+    held_out  the share of it that was held out, or less; a model whose `pretraining.json` says
+              otherwise is refused
     passages  of each domain, spread evenly over it
     length    characters of a passage, about
 
@@ -24,13 +26,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from suture.checkpoint import read_json
 from suture.config import FrozenConfig
 from suture.errors import SutureError
 from suture.ledger import Better, Row
+from suture.progress import note
 from suture.suites.common import Answers, thin
 from suture.suites.unspoken import Unspoken
 from suture.training.documents import TextSource, documents, held_out, sections
-from suture.training.pretrain import read_texts
+from suture.training.packed import source_facts
+from suture.training.pretrain import TRAINED_ON, read_texts
 
 if TYPE_CHECKING:
     from suture.inference.reading import Reader
@@ -74,11 +79,12 @@ class BaseCapability(Unspoken[Asked]):
     def __init__(self, asked: Asked | None = None) -> None:
         super().__init__(asked)
         self.metrics: Mapping[str, Better] = {"out_loss": "lower", "in_loss": "lower"}
+        self.trained: tuple[Path, ...] = ()
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Passage]:
         lists = [(file, False) for file in with_texts(self.name, files)]
-        if self.asked.trained is not None:
-            lists.append((self.asked.trained, True))
+        self.trained = () if self.asked.trained is None else (self.asked.trained,)
+        lists += [(file, True) for file in self.trained]
         items = thin(passages(lists, self.asked), limit)
         domains = dict.fromkeys(f"{item.domain}_loss" for item in items)
         self.metrics = {name: "lower" for name in ("out_loss", "in_loss", *domains)}
@@ -93,6 +99,7 @@ class BaseCapability(Unspoken[Asked]):
         scorer: Scorer | None = None,
         before: Any = None,
     ) -> Answers:
+        check_held_out(lm.source.path, self.trained, self.asked)
         return Answers(losses(lm, items), [])
 
 
@@ -148,6 +155,40 @@ def passages(lists: Sequence[tuple[Path, bool]], asked: Reading) -> list[Passage
         for name, texts in found.items()
         for i, text in enumerate(thin(texts, asked.passages))
     ]
+
+
+def check_held_out(model: Path, trained: Sequence[Path], asked: Reading) -> None:
+    """That what is read of the lists was held out when the model was pre-trained; a model that
+    does not say so itself is taken at its word, with a note.
+
+    Error E939: it was trained on other text, on the same cut otherwise, or held less of it out.
+    """
+    if not trained:
+        return
+    if not (model / TRAINED_ON).is_file():
+        note(f"{model} does not say what was held out: {asked.held_out:g} of the text, you say")
+        return
+    told = read_json(model / TRAINED_ON)
+    if asked.held_out > told["held_out"]:
+        raise SutureError(
+            "E939",
+            f"{asked.held_out:g} of the text is read as held out, and the model was trained on all "
+            f"but {told['held_out']:g} of it",
+            where=str(model / TRAINED_ON),
+            fix=f"use --set held_out={told['held_out']:g}",
+        )
+    known = [{key: source[key] for key in ("reading", "sha256")} for source in told["sources"]]
+    for file in trained:
+        for values in read_texts(file, asked.root):
+            source = TextSource.load(values, where=file)
+            if source_facts(source) not in known:
+                raise SutureError(
+                    "E939",
+                    f"the model was not trained on the domain '{source.name}' as it stands here",
+                    where=f"{file}, against {model / TRAINED_ON}",
+                    why="other files, or files cut otherwise, hold other sections out",
+                    fix="give the list of its recipe, or this text as text that was not trained on",
+                )
 
 
 def losses(reader: Reader, items: Sequence[Passage]) -> list[Row]:

@@ -16,9 +16,11 @@ the rest is attention's, an inner FFN included. Net, unclipped sums are inferred
                   the right one, of tokens with enough states; on the states the means are of
     tp_held_out   the same with means of one half and states of the other, both ways (inferred)
 
-and the metrics are `ffn_share_` of each. Rows are sites. The estimates' bias depends on the numbers
-of states and of clusters, so compare models at the same. An encoder is asked at masked positions;
-its states are clustered at all. `--data` is the list that the models were pre-trained on, and as in
+and the metrics are `ffn_share_` of each, beside `gain_` of each, what is divided by: where the
+layers add little, a share says little, and may lie far from 0 to 1. Without an outer FFN m_l = a_l
+and the share is 0 by definition. Rows are sites. The estimates' bias depends on the numbers of
+states and of clusters, so compare models at the same. An encoder is asked at masked positions; its
+states are clustered at all. `--data` is the list that the models were pre-trained on, and as in
 the paper the text is of the dev set: the sections that were held out. Options:
 
     root, passages, length, held_out  as of base-capability
@@ -41,9 +43,16 @@ from pydantic import Field
 from suture.errors import SutureError
 from suture.lazy import np, torch
 from suture.ledger import Better, Row
-from suture.progress import track
+from suture.progress import note, track
 from suture.rng import generator
-from suture.suites.base_capability import Passage, Reading, masking, passages, with_texts
+from suture.suites.base_capability import (
+    Passage,
+    Reading,
+    check_held_out,
+    masking,
+    passages,
+    with_texts,
+)
 from suture.suites.common import Answers, thin
 from suture.suites.unspoken import Unspoken
 
@@ -71,14 +80,19 @@ class Contribution(Unspoken[Asked]):
     """Items: `Passage`, as of base-capability."""
 
     name = "contribution"
-    metrics: Mapping[str, Better] = {f"ffn_share_{name}": "lower" for name in SCORES}
+    metrics: Mapping[str, Better] = {
+        **{f"ffn_share_{name}": "lower" for name in SCORES},
+        **{f"gain_{name}": "higher" for name in SCORES},
+    }
     options = Asked
     what = "contributions"
     why = "they are read off the states inside a model"
     usage = "--data TEXTS.yaml"
+    trained: tuple[Path, ...] = ()
 
     def read(self, files: Sequence[Path], limit: int | None) -> list[Passage]:
         lists = [(file, not self.asked.whole) for file in with_texts(self.name, files)]
+        self.trained = tuple(file for file, inside in lists if inside)
         return thin(passages(lists, self.asked), limit)
 
     def measure(
@@ -90,27 +104,36 @@ class Contribution(Unspoken[Asked]):
         scorer: Scorer | None = None,
         before: Any = None,
     ) -> Answers:
+        check_held_out(lm.source.path, self.trained, self.asked)
         sites, tokens = states_of(lm, [item.prompt for item in items], self.asked)
         rows = [
             Row(name, site_scores(states, tokens, self.asked))
             for name, states in track(sites.items(), "contribution")
         ]
+        for name in SCORES:
+            if why := lacking({row.item: row.scores[name] for row in rows if name in row.scores}):
+                note(f"there is no ffn_share_{name}: {why}")
         return Answers(rows, [])
 
     def derived(self, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         """The shares; a score that a model's layers do not raise has none."""
         found = {}
         for name in SCORES:
-            share = ffn_share({row.item: row.scores[name] for row in rows if name in row.scores})
-            if share is not None:
-                found[f"ffn_share_{name}"] = {
-                    "value": share,
-                    "definition": f"sum over layers of {name}(m_l) - {name}(a_l), over what all "
-                    "layers add to it",
-                    "direction": "lower",
-                    "n": len(rows),
-                }
-        return found
+            scores = {row.item: row.scores[name] for row in rows if name in row.scores}
+            layers = f"{name}(m_L) - {name}(m_0)"
+            for metric, value, definition in (
+                ("ffn_share", ffn_share(scores),
+                 f"sum over layers of {name}(m_l) - {name}(a_l), over {layers}"),
+                ("gain", gain(scores), layers),
+            ):  # fmt: skip
+                if value is not None:
+                    found[f"{metric}_{name}"] = {
+                        "value": value,
+                        "definition": definition,
+                        "direction": self.metrics[f"{metric}_{name}"],
+                        "n": len(rows),
+                    }
+        return dict(sorted(found.items(), key=lambda one: one[0].startswith("gain")))
 
 
 def states_of(
@@ -247,14 +270,34 @@ def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
 def ffn_share(scores: Mapping[str, float]) -> float | None:
     """Σ_l (Φ(m_l) − Φ(a_l)) / (Φ(m_L) − Φ(m_0)); None where a site is missing or the layers as a
     whole do not raise Φ."""
-    layers = max((int(name[1:]) for name in scores), default=0)
+    gained = gain(scores)
+    if gained is None or gained <= 0:
+        return None
+    layers = _layers(scores)
+    return sum(scores[f"m{i}"] - scores[f"a{i}"] for i in range(1, layers + 1)) / gained
+
+
+def gain(scores: Mapping[str, float]) -> float | None:
+    """Φ(m_L) − Φ(m_0), what all layers add; None where a site is missing."""
+    layers = _layers(scores)
     needed = ["m0", *(f"{kind}{i}" for i in range(1, layers + 1) for kind in "am")]
     if not layers or any(name not in scores for name in needed):
         return None
-    gained = scores[f"m{layers}"] - scores["m0"]
-    if gained <= 0:
-        return None
-    return sum(scores[f"m{i}"] - scores[f"a{i}"] for i in range(1, layers + 1)) / gained
+    return scores[f"m{layers}"] - scores["m0"]
+
+
+def lacking(scores: Mapping[str, float]) -> str | None:
+    """Why there is no share of these scores, for people; None where there is one."""
+    gained = gain(scores)
+    if gained is None:
+        return "no token has as many states as `least` asks for; read more passages, or lower least"
+    return (
+        None if gained > 0 else f"the layers do not raise the score, they change it by {gained:.4f}"
+    )
+
+
+def _layers(scores: Mapping[str, float]) -> int:
+    return max((int(name[1:]) for name in scores), default=0)
 
 
 SUITE = Contribution()

@@ -42,7 +42,9 @@ def prompts(
         raise SutureError(
             "E570",
             f"{suite.name} is not scored from replies",
-            why="it looks at distributions or times, which texts do not hold",
+            why=getattr(
+                suite, "why", "it looks at distributions or times, which texts do not hold"
+            ),
             fix=f"measure the model here: suture measure {suite.name} --model DIR",
         )
     said = {} if replies is None else {one.item: one for one in load_replies(replies)}

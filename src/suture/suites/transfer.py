@@ -2,7 +2,10 @@
 
     transfer_accuracy   share of the rows of --data whose label the fine-tuned model gives
 
-A copy of the model is trained on the rows of `train`; the measured folder stays as it is. Options:
+A copy of the model is trained on the rows of `train`, less those whose text stands in --data too;
+the measured folder stays as it is. The interval is over the rows: one fine-tuning of one seed, and
+another seed's differs (CEA takes the mean of several). A mixture is fine-tuned without the losses
+of its routers. Options:
 
     train     file or files to train on, of the same form as --data
     text      name of the column that holds the text; its number from 0 where no line names columns
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from suture.config import FrozenConfig, one_or_many
+from suture.data import same_text
 from suture.errors import SutureError
 from suture.ledger import Better, Row
 from suture.progress import note
@@ -83,9 +87,7 @@ class Transfer(Unspoken[Asked]):
         before: Any = None,
     ) -> Answers:
         reader: Reader = lm
-        rows = thin(
-            [row for file in self.asked.train for row in self._rows(file)], self.asked.limit
-        )
+        rows = thin(self._unseen(items), self.asked.limit)
         known = {row.label for row in rows}
         strange = [item for item in items if item.label not in known]
         if strange:
@@ -110,6 +112,23 @@ class Transfer(Unspoken[Asked]):
             ],
             [],
         )
+
+    def _unseen(self, items: Sequence[Labelled]) -> list[Labelled]:
+        """The rows to train on that are not measured. Error E956: all are."""
+        rows = [row for file in self.asked.train for row in self._rows(file)]
+        asked = {same_text(item.prompt) for item in items}
+        found = [row for row in rows if same_text(row.prompt) not in asked]
+        if rows and not found:
+            raise SutureError(
+                "E956",
+                "every row to train on is one to measure",
+                where=", ".join(map(str, self.asked.train)),
+                fix="give --set train=TRAIN, other rows than those of --data",
+            )
+        if len(found) < len(rows):
+            note(f"transfer: {len(rows) - len(found)} of {len(rows)} rows to train on stand in "
+                 "--data too and are left out")  # fmt: skip
+        return found
 
     def _rows(self, file: Path) -> list[Labelled]:
         found = []

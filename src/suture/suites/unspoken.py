@@ -29,6 +29,7 @@ class Unspoken(Generic[O]):
     max_new_tokens = 1
     scorer: str | None = None
     needs_before = False
+    needs_model = True
     reads = True  # an encoder will do, and no chat template is asked for
 
     def __init__(self, asked: O | None = None) -> None:

@@ -112,19 +112,24 @@ def sections(text: str, size: int = SECTION) -> Iterator[str]:
 
 def held_out(section: str, share: float) -> bool:
     """Whether a section is kept from training: by its own words, so in every order of the files,
-    and the same text is always on the same side."""
+    and the same text is always on the same side. What a share holds out, a larger one does too."""
+    return drawn(section) < share
+
+
+def drawn(section: str) -> float:
+    """The share, from 0 to 1, above which a section is held out."""
     digest = hashlib.blake2b(same_text(section).encode("utf-8"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def _all(source: TextSource) -> Iterator[Document]:
     for file in source.files:
-        if file.suffix == ".zip":
+        if kind_of(file) == ".zip":
             for member, data in _members(file, source.inside):
                 where = f"{file}/{member}"
                 yield from _texts(source, where, _decoded(data, source.encoding, where))
             continue
-        if _kind(file) in ROWS:
+        if kind_of(file) in ROWS:
             yield from _rows(source, file)
         else:
             text = _decoded(_content(file), source.encoding, str(file))
@@ -139,17 +144,22 @@ def _texts(source: TextSource, where: str, text: str) -> Iterator[Document]:
 
 def _rows(source: TextSource, file: Path) -> Iterator[Document]:
     for number, row in rows_of(file, encoding=source.encoding):
-        missing = [name for name in source.field if not isinstance(row.get(name), str)]
-        if missing:
-            raise SutureError(
-                "E941",
-                f"the row has no text in '{missing[0]}'",
-                where=f"{file}:{number}",
-                fix=f"set field to one of: {', '.join(map(str, row))}",
-            )
+        for name in source.field:
+            if not isinstance(row.get(name), str):
+                raise _no_text(row, name, f"{file}:{number}")
         yield Document(
             source.name, f"{file}:{number}", "\n".join(row[name] for name in source.field)
         )
+
+
+def _no_text(row: dict[Any, Any], name: str, where: str) -> SutureError:
+    texts = ", ".join(str(key) for key, value in row.items() if isinstance(value, str))
+    if row.get(name) is None:
+        what = f"the row has no text in '{name}'"
+    else:
+        what = f"'{name}' of the row is no text but {json.dumps(row[name])[:40]}"
+    fix = f"set field to one of: {texts}" if texts else "leave the row out, or write text into it"
+    return SutureError("E941", what, where=where, fix=fix)
 
 
 def rows_of(
@@ -159,10 +169,10 @@ def rows_of(
     line (in a JSON list: of the row, from 1).
 
     Not `named`: no line names the columns of a .csv or .tsv, they go by their numbers from 0.
-    A .tsv quotes nothing, so a text may begin with a quotation mark. Error E940: another kind of
-    file, or one that cannot be read as what it is.
+    A .tsv quotes nothing, so a text may begin with a quotation mark. Errors: E940 another kind of
+    file, or one that cannot be read as what it is; E941 a row of JSON that is no object.
     """
-    kind = _kind(file)
+    kind = kind_of(file)
     if kind not in ROWS:
         raise _no_kind(file, ROWS)
     text = _decoded(_content(file), encoding, str(file))
@@ -179,17 +189,29 @@ def rows_of(
         return [(by_place.line_num, dict(enumerate(row))) for row in by_place if row]
     try:
         if text.lstrip()[:1] == "[":
-            return list(enumerate(json.loads(text), 1))
-        numbered = enumerate(text.split("\n"), 1)
-        return [(number, json.loads(line)) for number, line in numbered if line.strip()]
+            rows = list(enumerate(json.loads(text), 1))
+        else:
+            numbered = enumerate(text.split("\n"), 1)
+            rows = [(number, json.loads(line)) for number, line in numbered if line.strip()]
     except ValueError as error:
         raise SutureError(
             "E940", f"not JSON: {error}", where=str(file), fix="give a list or a row on each line"
         ) from None
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise SutureError(
+                "E941",
+                f"the row is no object but {json.dumps(row)[:40]}",
+                where=f"{file}:{number}",
+                fix='write each row as {"text": "..."}',
+            )
+    return rows
 
 
-def _kind(file: Path) -> str:
-    """The suffix below `.gz`. Error E940: of no text file."""
+def kind_of(file: Path) -> str:
+    """How a file is read: `.zip`, else the suffix below `.gz`. Error E940: of no text file."""
+    if file.suffix == ".zip":
+        return ".zip"
     kind = (Path(file.stem) if file.suffix == ".gz" else file).suffix
     if kind not in (*TEXT, *ROWS):
         raise _no_kind(file, (*TEXT, *ROWS))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,15 @@ from suture.lazy import np, torch
 from suture.progress import note
 from suture.rng import generator
 from suture.training.batches import Batch, Step
-from suture.training.documents import TextSource, documents, held_out, sections
+from suture.training.documents import (
+    SECTION,
+    TextSource,
+    documents,
+    drawn,
+    held_out,
+    kind_of,
+    sections,
+)
 from suture.training.vocabulary import (
     TrainedTokenizer,
     end_of_text,
@@ -92,7 +101,7 @@ def pack(
 
     `tokenizer`: a folder that has one, or how to train one on the part that is trained on.
     `share`: of the sections, held out. Errors: E944 the folder holds other text; those of
-    `documents`; E505 a tokenizer that cannot be loaded, E945 one without an end token.
+    `characters`; E505 a tokenizer that cannot be loaded, E945 one without an end token.
     """
     from suture.inference.loading import load_tokenizer
 
@@ -107,6 +116,7 @@ def pack(
                 fix="give another folder as pretrain.packed, or remove this one",
             )
         return found
+    characters(sources, share)
     note(f"packing {', '.join(source.name for source in sources)}")
     with staged_folder(folder) as stage:
         own = stage / "tokenizer"
@@ -122,6 +132,43 @@ def pack(
     return Packed.open(folder)
 
 
+def characters(sources: Sequence[TextSource], share: float) -> dict[str, int]:
+    """Of both parts; nothing is tokenized.
+
+    Errors: E943 no section is held out, or none is left to train on; those of `documents`.
+    """
+    found = dict.fromkeys(PARTS, 0)
+    places: list[float] = []
+    for source in sources:
+        for document in documents(source):
+            for section in sections(document.text):
+                places.append(drawn(section))
+                found[PARTS[places[-1] < share]] += len(section)
+    if not found["dev"] or not found["train"]:
+        least = math.ceil(100 * min(places)) / 100
+        enough = len(places) > 1 and least < 0.5 and not found["dev"]
+        raise SutureError(
+            "E943",
+            f"of {len(places)} sections of text {'none' if not found['dev'] else 'each'} is held "
+            f"out at a share of {share:g}",
+            where="pretrain.texts",
+            why=f"whole sections of about {SECTION} characters are held out, drawn by their words",
+            fix=f"use --set pretrain.held_out={least:g}, or give more text"
+            if enough
+            else "give more text",
+        )
+    return found
+
+
+def source_facts(source: TextSource) -> dict[str, Any]:
+    """Which text a source is and how it is read; neither its name nor paths enter."""
+    told = source.model_dump(mode="json", exclude={"name", "files", "licence"})
+    return {
+        "reading": told | {"kinds": [kind_of(file) for file in source.files]},
+        "sha256": [sha256_file(file) for file in source.files],
+    }
+
+
 def packing_identity(
     sources: Sequence[TextSource], tokenizer: Path | TrainedTokenizer, share: float
 ) -> str:
@@ -129,10 +176,8 @@ def packing_identity(
 
     Paths do not enter. Error E940: a file is not there.
     """
-    state = hashlib.sha256(f"packed 1 {share!r}".encode())
+    state = hashlib.sha256(f"packed 2 {share!r}".encode())
     for source in sources:
-        told = source.model_dump(mode="json", exclude={"files", "licence"})
-        state.update(json.dumps(told, sort_keys=True).encode())
         for file in source.files:
             if not file.is_file():
                 raise SutureError(
@@ -141,7 +186,8 @@ def packing_identity(
                     where=str(file),
                     fix="check the path; the folder of all: --set pretrain.root=DIR",
                 )
-            state.update(sha256_file(file).encode())
+        told = {"name": source.name, **source_facts(source)}
+        state.update(json.dumps(told, sort_keys=True).encode())
     if isinstance(tokenizer, TrainedTokenizer):
         state.update(tokenizer.fingerprint().encode())
     else:
@@ -266,7 +312,7 @@ def _write(
                     "licence": source.licence,
                     "documents": texts,
                     "tokens": {part: counts[part] - before[part] for part in PARTS},
-                    "sha256": [sha256_file(file) for file in source.files],
+                    **source_facts(source),
                 }
             )
         for handle in handles.values():
@@ -284,18 +330,19 @@ def _write(
 def _coded(
     source: TextSource, coder: Any, share: float, end: int
 ) -> Iterator[tuple[str | None, list[int]]]:
-    """(part, ids) of what is contiguous, and (None, []) for every document begun."""
+    """(part, ids) section by section, the end token behind the last of what is contiguous, and
+    (None, []) for every document begun."""
     for document in documents(source):
         yield None, []
         pieces = list(sections(document.text))
+        parts = [PARTS[held_out(piece, share)] for piece in pieces]
         for at in range(0, len(pieces), _TOGETHER):
             some = pieces[at : at + _TOGETHER]
-            parts = [PARTS[held_out(piece, share)] for piece in some]
             # verbose=False: no warning that a section is longer than a model's context
             ids = coder(some, add_special_tokens=False, verbose=False)["input_ids"]
-            for place, part in enumerate(parts):
-                follows = place + 1 < len(parts) and parts[place + 1] == part
-                yield part, ids[place] if follows else [*ids[place], end]
+            for place, one in enumerate(ids, at):
+                follows = parts[place : place + 2] == [parts[place]] * 2
+                yield parts[place], one if follows else [*one, end]
 
 
 def _not_packed(folder: Path, why: str) -> SutureError:

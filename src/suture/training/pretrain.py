@@ -7,6 +7,8 @@ steps. Beside the output:
     OUT.steps/run.json         whose checkpoints these are
     OUT.steps/record.jsonl     {"step", "loss", ...} of every step, {"step", "dev"} where measured
     OUT.steps/step-000200/     a checkpoint
+
+Every checkpoint's `pretraining.json` says which text it was trained on and what was held out.
 """
 
 from __future__ import annotations
@@ -14,9 +16,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,9 @@ from suture.training.packed import Blocks, Packed, pack, packing_identity
 from suture.training.pretrain_loss import Distillation, Loss
 from suture.training.record import Record
 from suture.training.vocabulary import TrainedTokenizer, mask_of, tokenizer_files
+
+TRAINED_ON = "pretraining.json"
+_RISEN = 1.02  # times the lowest dev loss; below is the noise of its few blocks
 
 
 class PretrainSpec(FrozenConfig):
@@ -111,7 +115,7 @@ class PretrainReport:
     """What `suture train` prints of a pre-training.
 
     `dev`: (step, dev loss in nats) of every measurement; `tokens` and `seconds` are this process's,
-    as in `TrainReport`.
+    as in `TrainReport`; `checkpoints`: kept on the way; `warnings`: what speaks against the result.
     """
 
     output: str
@@ -123,6 +127,8 @@ class PretrainReport:
     seconds: float
     dev: list[tuple[int, float]]
     peak_memory: int | None = None
+    checkpoints: int = 0
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -206,10 +212,10 @@ def run_pretraining(
     `on_record`: called whenever a dev loss was measured.
 
     Errors, all before the first step: E904 checkpoints or a state of another run lie beside the
-    output; E905 the output exists; E940 to E945 of text and tokenizer,
-    E943 too little of it; E946 a model that cannot be, E947 one whose context is shorter than a
-    block, E949 one whose vocabulary is smaller than the tokenizer's; E507 no such device; of a
-    teacher those of `Distillation.open_teacher`.
+    output; E905 the output exists; E940 to E945 of text and tokenizer, E943 too little of it; E946
+    a model that cannot be, E947 one whose context is shorter than a block, E949 one whose
+    vocabulary is smaller than the tokenizer's; E948 a checkpoint that is never reached; E507 no
+    such device; of a teacher those of `Distillation.open_teacher`.
     """
     if recipe.output.exists():
         raise SutureError(
@@ -259,6 +265,14 @@ def run_pretraining(
     )
     run.write(model, recipe.output)
     shutil.rmtree(state, ignore_errors=True)
+    dev = record.curve("dev")
+    best = min(dev, key=lambda point: point[1])
+    warnings = early(run.settings)
+    if dev[-1][1] > _RISEN * best[1]:
+        warnings.append(
+            f"the dev loss was lowest after step {best[0]}, {best[1]:.4f}, and is {dev[-1][1]:.4f} "
+            "at the end; lower train.learning_rate, or take fewer steps"
+        )
     return PretrainReport(
         output=str(recipe.output),
         folder=str(recipe.steps_folder),
@@ -267,13 +281,53 @@ def run_pretraining(
         steps=result.steps,
         tokens=result.tokens,
         seconds=round(result.seconds, 3),
-        dev=record.curve("dev"),
+        dev=dev,
         peak_memory=peak_memory(next(model.parameters()).device),
+        checkpoints=len(run.kept) if recipe.checkpoints else 0,
+        warnings=tuple(warnings),
     )
 
 
+def kept_steps(wanted: int | Sequence[int], steps: int) -> frozenset[int]:
+    """Steps after which the dev loss is measured and, where any are wanted, a checkpoint kept: the
+    last among them.
+
+    Error E948: one is wanted after more steps than there are.
+    """
+    if isinstance(wanted, int):
+        wanted = tuple(range(0, steps + 1, wanted)) if wanted else ()
+    if late := [step for step in wanted if step > steps]:
+        raise SutureError(
+            "E948",
+            f"a checkpoint is wanted after step {late[0]}, and the training has {steps}",
+            where="checkpoints",
+            fix=f"leave out steps above {steps}, or train longer",
+        )
+    return frozenset((*wanted, steps))
+
+
+def early(config: TrainConfig) -> list[str]:
+    """A warning where the learning rate never reaches its peak; steps must be resolved."""
+    warmup, steps = config.warmup, config.steps
+    if isinstance(warmup, int) and steps is not None and warmup >= steps:
+        return [
+            f"the learning rate warms up for {warmup} steps and the training has {steps}: it never "
+            "reaches its peak; lower train.warmup"
+        ]
+    return []
+
+
+def trained_on(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its text: of packed.json what tells which part was held out."""
+    sources = [
+        {key: source[key] for key in ("name", "reading", "sha256")} for source in facts["sources"]
+    ]
+    return {"text": facts["identity"], "held_out": facts["held_out"], "sources": sources}
+
+
 class _Run:
-    """What the recipe and the packed text come to."""
+    """What the recipe and the packed text come to. `settings`: the training's, steps and warm-up
+    as numbers; `kept`: as `kept_steps`."""
 
     def __init__(self, recipe: PretrainRecipe, text: Packed) -> None:
         from suture.inference.loading import load_tokenizer
@@ -291,6 +345,9 @@ class _Run:
             prepare=spec.objective.prepare(ids, recipe.train.seed),
         )  # fmt: skip
         self.blocks.check(recipe.train, "training text")
+        self.settings = self.blocks.resolved(recipe.train)
+        assert self.settings.steps is not None
+        self.kept = kept_steps(recipe.checkpoints, self.settings.steps)
         self.dev = Blocks(
             text.tokens("dev"), spec.block, identity=text.identity,
             prepare=spec.objective.prepare(ids, 0),  # the same masks for every seed
@@ -300,6 +357,7 @@ class _Run:
                 "E943",
                 f"the text held out has {len(self.dev.tokens)} tokens, less than a block of "
                 f"{spec.block}",
+                where=str(text.folder),
                 fix="give more text, or raise pretrain.held_out",
             )
 
@@ -308,6 +366,8 @@ class _Run:
         """What decides the run besides the settings and the text."""
         spec = self.recipe.pretrain
         facts: list[Any] = [self.recipe.shape, spec.objective.model_dump(), spec.block]
+        if spec.dev_blocks != PretrainSpec.model_fields["dev_blocks"].default:
+            facts.append({"dev_blocks": spec.dev_blocks})
         if (distil := self.recipe.distil) is not None:
             facts += [distil.model_dump(mode="json"), open_model(distil.teacher).fingerprint()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -328,16 +388,6 @@ class _Run:
                 why="the two would be mixed",
                 fix="choose another output, or delete that folder",
             )
-
-    @cached_property
-    def kept(self) -> frozenset[int]:
-        """Steps after which the dev loss is measured, and the checkpoint kept."""
-        steps = self.blocks.resolved(self.recipe.train).steps
-        assert steps is not None
-        wanted = self.recipe.checkpoints
-        if isinstance(wanted, int):
-            wanted = tuple(range(0, steps + 1, wanted)) if wanted else ()
-        return frozenset((*wanted, steps))
 
     def dev_loss(self, model: Any, objective: Loss) -> float:
         """Mean −log p over the predicted tokens of the blocks held out, in float32."""
@@ -365,3 +415,4 @@ class _Run:
             model.save_pretrained(stage)
             for name in tokenizer_files(self.text.tokenizer):
                 (stage / name).write_bytes((self.text.tokenizer / name).read_bytes())
+            write_json(stage / TRAINED_ON, trained_on(self.text.facts))

@@ -25,25 +25,37 @@ class Distillation(TCD):
     def open_teacher(self, student: Any, tokenizer: Path) -> Any:
         """The teacher, frozen, on the student's device.
 
-        Errors: E963 teacher or student is none of our models, E962 it reads other tokens; E977 to
-        E979 as `TCD.check`; those of `load_reader`.
+        Errors: E962 it reads other tokens; those of `teacher_config` and of `load_reader`.
         """
-        from suture.inference.loading import load_tokenizer
         from suture.inference.reading import load_reader
         from suture.patch import open_model
 
+        self.teacher_config(student.config, tokenizer)
         device = next(student.parameters()).device
-        reader = load_reader(open_model(self.teacher), device=str(device))
-        for model, where in ((student, "model"), (reader.model, str(self.teacher))):
-            if model.config.model_type not in OWN:
+        return load_reader(open_model(self.teacher), device=str(device)).model
+
+    def teacher_config(self, student: Any, tokenizer: Path | None) -> Any:
+        """The teacher's configuration, once it is known to fit a student of this one.
+
+        `tokenizer`: folder of the student's, None where it is not trained yet. Errors: E963 teacher
+        or student is none of our models, E962 it reads other tokens; E977 to E979 as `TCD.check`.
+        """
+        from suture.inference.loading import load_tokenizer, model_config
+        from suture.patch import open_model
+
+        teacher: Any = model_config(open_model(self.teacher))
+        for config, where in ((student, "model"), (teacher, str(self.teacher))):
+            if config.model_type not in OWN:
                 raise SutureError(
                     "E963",
-                    f"a {model.config.model_type} model has no states that could be matched",
+                    f"a {config.model_type} model has no states that could be matched",
                     where=where,
                     fix=f"use model_type {' or '.join(OWN)}",
                 )
-        self.check(student.config, reader.model.config)
-        if reader.tokenizer.get_vocab() != load_tokenizer(tokenizer).get_vocab():
+        self.check(student, teacher)
+        if tokenizer is None:
+            return teacher
+        if load_tokenizer(self.teacher).get_vocab() != load_tokenizer(tokenizer).get_vocab():
             raise SutureError(
                 "E962",
                 "the teacher's tokenizer is not the student's",
@@ -51,7 +63,7 @@ class Distillation(TCD):
                 why="the two models would read other words under the same numbers",
                 fix=f"give another teacher, or train with pretrain.tokenizer={self.teacher}",
             )
-        return reader.model
+        return teacher
 
 
 class Loss:
