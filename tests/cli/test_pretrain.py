@@ -75,6 +75,11 @@ def test_an_arm_is_chosen_on_the_command_line(
     assert "out.steps" in text
     record = (recipe.parent / "out.steps" / "record.jsonl").read_text().splitlines()
     assert {"lm", "balance", "loss", "step"} <= json.loads(record[1]).keys()
+    pictures = {file.stem: file.read_text() for file in (recipe.parent / "out.steps").glob("*.svg")}
+    assert pictures.keys() == {"curves", "routers", "parts"}
+    assert "load_entropy" in pictures["routers"]
+    assert "balance" in pictures["parts"]
+    assert "balance" not in pictures["curves"]
 
 
 def test_a_wrong_arm_ends_before_anything_is_made(

@@ -177,7 +177,11 @@ def test_a_teacher_is_matched_and_told_apart(tmp_path: Path, kind: str, match: s
     report = run_pretraining(made)
     last = json.loads((tmp_path / "out.steps/record.jsonl").read_text().splitlines()[-2])
     terms = {"relations": {"trunk", "inner", "attention"}}.get(match, {match})
-    assert last.keys() == {"step", "loss", "lm", "balance", "z"} | terms
+    routers = {"load_entropy", "router_entropy", "dropped"}
+    assert last.keys() == {"step", "loss", "lm", "balance", "z"} | routers | terms
+    assert 0 <= last["load_entropy"] <= math.log(2) + 1e-6
+    assert 0 < last["router_entropy"] <= math.log(2) + 1e-6
+    assert last["dropped"] == 0
     parts = last["lm"] + 0.01 * last["balance"] + sum(last[name] for name in terms)
     assert last["loss"] == pytest.approx(parts, rel=1e-5)
     again = json.loads((tmp_path / "out.steps/record.jsonl").read_text().splitlines()[-1])

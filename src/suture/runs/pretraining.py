@@ -28,6 +28,8 @@ from suture.training.vocabulary import TrainedTokenizer
 _STATE = 16  # bytes per parameter of weights, gradients and both moments
 _CHARACTERS = 3.6  # per token of English in a small vocabulary, about
 _POINTS = 300  # on the curve of the training loss
+_ROUTERS = ("load_entropy", "router_entropy")
+_PARTS = ("balance", "z", "trunk", "inner", "attention", "logits", "hidden")
 
 
 @dataclass(frozen=True)
@@ -57,24 +59,31 @@ class PretrainingPlan:
 
 
 def run_with_curves(recipe: PretrainRecipe) -> PretrainReport:
-    """`run_pretraining`; with every dev loss `OUT.steps/curves.svg` is drawn anew."""
+    """`run_pretraining`; with every dev loss the curves beside its record are drawn anew."""
     name = recipe.output.name if recipe.arm is None else f"{recipe.output.name} ({recipe.arm})"
     return run_pretraining(recipe, on_record=lambda record: draw(record, name))
 
 
 def draw(record: Record, name: str) -> None:
-    """Training and dev loss, and what routers added, over the steps, beside the record."""
-    lines = {"training": thinned(record.curve("lm") or record.curve("loss"))}
-    lines["dev"] = [(float(step), value) for step, value in record.curve("dev")]
-    for extra in ("balance", "z"):
-        if found := record.curve(extra):
-            lines[extra] = thinned(found)
-    drawn = curves(
-        lines, title=f"Pre-training of {name}", x_label="step", y_label="loss in nats",
-        as_percent=False,
-    )  # fmt: skip
-    if drawn:
-        write_atomic(record.file.parent / "curves.svg", standalone(drawn).encode())
+    """Beside the record, over the steps: training and dev loss (`curves.svg`), how even the routers
+    are (`routers.svg`), and what else is descended, unweighted (`parts.svg`)."""
+    losses = {"training": thinned(record.curve("lm") or record.curve("loss"))}
+    losses["dev"] = [(float(step), value) for step, value in record.curve("dev")]
+    for file, what, unit, lines in (
+        ("curves", "Pre-training of", "loss in nats", losses),
+        ("routers", "Routers of", "entropy in nats, mean over layers", _found(record, _ROUTERS)),
+        ("parts", "Further losses of", "unweighted", _found(record, _PARTS)),
+    ):
+        drawn = curves(
+            lines, title=f"{what} {name}", x_label="step", y_label=unit, as_percent=False
+        )
+        if drawn:
+            write_atomic(record.file.parent / f"{file}.svg", standalone(drawn).encode())
+
+
+def _found(record: Record, names: tuple[str, ...]) -> dict[str, list[tuple[float, float]]]:
+    """The curves of these names that are not empty."""
+    return {name: thinned(points) for name in names if (points := record.curve(name))}
 
 
 def thinned(points: list[tuple[int, float]], most: int = _POINTS) -> list[tuple[float, float]]:
