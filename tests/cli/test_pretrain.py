@@ -82,6 +82,14 @@ def test_an_arm_is_chosen_on_the_command_line(
     assert "balance" not in pictures["curves"]
 
 
+def test_plan_says_where_too_little_is_held_out(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recipe.parent / "a.txt").write_text("the quick brown fox " * 100)
+    told = run(capsys, "plan", str(recipe), "--set", "pretrain.held_out=0.001")
+    assert any("held out" in warning for warning in told["warnings"])
+
+
 def test_a_wrong_arm_ends_before_anything_is_made(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

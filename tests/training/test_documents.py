@@ -60,6 +60,8 @@ def test_an_archive_gives_its_text_files(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "x"}\n\n{"body": "x"}\n', {}, "E941", "a.jsonl:3"),
         ("a.csv", b"title,body\na,b\n", {}, "E941", "a.csv:2"),
         ("a.txt", b" \n\n ", {}, "E942", "a.txt"),
+        ("a.json", b"[1, 2, 3]", {}, "E941", "a.json:1"),
+        ("a.jsonl", b'{"text": "x"}\n"str"\n', {}, "E941", "a.jsonl:2"),
     ],
 )
 def test_what_cannot_be_read(

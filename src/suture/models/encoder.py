@@ -42,8 +42,9 @@ class SutureEncoder(SuturePreTrained):
         **others: Any,
     ) -> SutureOutput:
         """Logits of every position. `labels`: batch x n, the original id at masked positions and
-        -100 elsewhere; where none is, the loss is 0. `loss_only`: no logits; the head runs on the masked positions alone, which
-        is most of its work saved. Further arguments as in `SutureModel`."""
+        -100 elsewhere; where none is, the loss is 0. `loss_only`: no logits; the head runs on the
+        masked positions alone, which is most of its work saved. Further arguments as in
+        `SutureModel`."""
         out: SutureOutput = self.model(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
             inputs_embeds=inputs_embeds, capture=capture, **others,

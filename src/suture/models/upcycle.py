@@ -74,7 +74,7 @@ def upcycle(
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("router.weight"):  # its input is of unit size, a norm has made it
-                weight *= _SPREAD / (arch.initializer_range * arch.hidden_size**0.5)
+                weight.mul_(_SPREAD / (arch.initializer_range * arch.hidden_size**0.5))
     return model.to(dense.dtype)  # type: ignore[arg-type,no-any-return]
 
 

@@ -18,9 +18,9 @@ from suture.runs.plan import (
     shortages,
 )
 from suture.runs.training_plan import TRAIN_SHARE
-from suture.training.documents import documents
+from suture.training.documents import documents, held_out, sections
 from suture.training.newborn import model_config, size_of
-from suture.training.packed import Packed, packing_identity
+from suture.training.packed import PARTS, Packed, packing_identity
 from suture.training.pretrain import PretrainRecipe, PretrainReport, packed_folder, run_pretraining
 from suture.training.record import Record
 from suture.training.vocabulary import TrainedTokenizer
@@ -109,10 +109,14 @@ def plan_pretraining(recipe: PretrainRecipe) -> PretrainingPlan:
     there = (folder / "packed.json").is_file()
     if there:
         facts = Packed.open(folder).facts
-        text = int(facts["tokens"]["train"])
+        text, dev = (int(facts["tokens"][part]) for part in PARTS)
     else:
-        characters = sum(len(d.text) for source in spec.texts for d in documents(source))
-        text = int(characters / _CHARACTERS * (1 - spec.held_out))
+        characters = [0, 0]
+        for source in spec.texts:
+            for document in documents(source):
+                for section in sections(document.text):
+                    characters[held_out(section, spec.held_out)] += len(section)
+        text, dev = (int(count / _CHARACTERS) for count in characters)
         trained = isinstance(spec.tokenizer, TrainedTokenizer)
         size = spec.tokenizer.vocabulary if trained else len(load_tokenizer(spec.tokenizer))  # type: ignore[union-attr,arg-type]
         facts = {"vocabulary": size, "end": 0}
@@ -135,6 +139,8 @@ def plan_pretraining(recipe: PretrainRecipe) -> PretrainingPlan:
     warnings = []
     if text < spec.block * rows:
         warnings.append("the text does not fill one step; give more, or lower train.batch_tokens")
+    if dev < spec.block:
+        warnings.append("the text held out does not fill a block; raise pretrain.held_out")
     warnings += shortages(memory, room, disk, free)
     products = 6.0 * numbers * tokens
     return PretrainingPlan(

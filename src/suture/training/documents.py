@@ -159,8 +159,8 @@ def rows_of(
     line (in a JSON list: of the row, from 1).
 
     Not `named`: no line names the columns of a .csv or .tsv, they go by their numbers from 0.
-    A .tsv quotes nothing, so a text may begin with a quotation mark. Error E940: another kind of
-    file, or one that cannot be read as what it is.
+    A .tsv quotes nothing, so a text may begin with a quotation mark. Errors: E940 another kind of
+    file, or one that cannot be read as what it is; E941 a row of JSON that is no object.
     """
     kind = _kind(file)
     if kind not in ROWS:
@@ -179,13 +179,23 @@ def rows_of(
         return [(by_place.line_num, dict(enumerate(row))) for row in by_place if row]
     try:
         if text.lstrip()[:1] == "[":
-            return list(enumerate(json.loads(text), 1))
-        numbered = enumerate(text.split("\n"), 1)
-        return [(number, json.loads(line)) for number, line in numbered if line.strip()]
+            rows = list(enumerate(json.loads(text), 1))
+        else:
+            numbered = enumerate(text.split("\n"), 1)
+            rows = [(number, json.loads(line)) for number, line in numbered if line.strip()]
     except ValueError as error:
         raise SutureError(
             "E940", f"not JSON: {error}", where=str(file), fix="give a list or a row on each line"
         ) from None
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise SutureError(
+                "E941",
+                f"the row is no object with names, but {type(row).__name__}",
+                where=f"{file}:{number}",
+                fix='write {"text": ...} for each row',
+            )
+    return rows
 
 
 def _kind(file: Path) -> str:

@@ -27,7 +27,7 @@ from suture.config import FrozenConfig, override, read_yaml
 from suture.errors import SutureError, nearest
 from suture.lazy import np, torch, transformers
 from suture.patch import open_model
-from suture.training.documents import TextSource
+from suture.training.documents import SECTION, TextSource
 from suture.training.loop import TrainConfig, run_identity, train
 from suture.training.meter import peak_memory
 from suture.training.newborn import check_shape, new_model, parameters
@@ -93,7 +93,12 @@ class PretrainRecipe(FrozenConfig):
         wanted = [self.checkpoints] if isinstance(self.checkpoints, int) else self.checkpoints
         if any(step < 0 for step in wanted):
             raise ValueError("checkpoints are kept after 0 or more steps")
-        check_shape(self.shape)
+        try:
+            check_shape(self.shape, self.pretrain.objective.name)
+        except SutureError as error:
+            raise (
+                error if self.arm is None else _at(error, f"{error.where}, arm {self.arm}")
+            ) from None
         return self
 
     @property
@@ -161,7 +166,17 @@ def read_pretraining(path: Path, overrides: Sequence[str] = ()) -> PretrainRecip
             section["texts"] = read_texts(Path(texts), root and Path(root))
         elif isinstance(texts, list):
             section["texts"] = rooted(texts, Path(root) if root else folder)
-    return PretrainRecipe.load(values, where=path)
+    try:
+        return PretrainRecipe.load(values, where=path)
+    except SutureError as error:
+        if str(path) in str(error.where):
+            raise
+        raise _at(error, f"{path}: {error.where}") from None
+
+
+def _at(error: SutureError, where: str) -> SutureError:
+    """The same error with a better place."""
+    return SutureError(error.code, error.what, where=where, why=error.why, fix=error.fix)
 
 
 def read_texts(path: Path, root: Path | None = None) -> list[Any]:
@@ -300,7 +315,10 @@ class _Run:
                 "E943",
                 f"the text held out has {len(self.dev.tokens)} tokens, less than a block of "
                 f"{spec.block}",
-                fix="give more text, or raise pretrain.held_out",
+                where=f"pretrain.held_out={spec.held_out:g}, packed in {text.folder}",
+                why=f"whole sections of about {SECTION} characters are held out, chosen by their "
+                "words, and of little text it may be none",
+                fix="raise pretrain.held_out, or give more text; this packed text can be removed",
             )
 
     @property

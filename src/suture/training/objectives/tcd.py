@@ -73,9 +73,7 @@ class TCD(FrozenConfig):
             kind for site, kinds in SITES.items() if getattr(self, site) for kind in kinds
         )
 
-    def check(
-        self, student: SutureConfig, teacher: SutureConfig, where: str = "teacher"
-    ) -> None:
+    def check(self, student: SutureConfig, teacher: SutureConfig, where: str = "teacher") -> None:
         """Refuse a pair that cannot be matched, before the first step. `where`: the teacher's
         folder.
 
