@@ -133,6 +133,27 @@ def test_names_of_a_family_are_its_own(tmp_path: Path, shape: dict[str, Any]) ->
     assert (config.hidden_size, config.eos_token_id, config.pad_token_id) == (16, 0, 1)
 
 
+def test_a_mixture_begins_as_a_dense_model_that_was_trained(tmp_path: Path) -> None:
+    run_pretraining(recipe(tmp_path, model=DECODER | {"ffn_width": 32}))
+    dense = tmp_path / "out"
+    sets = ("start=" + str(dense), f"pretrain.tokenizer={dense}", f"output={tmp_path / 'two'}")
+    mixture = DECODER | {"ffn_width": 32, "experts": 4}
+    made = recipe(tmp_path, sets, model=mixture)
+    report = run_pretraining(made)
+    before = json.loads((tmp_path / "out.steps/record.jsonl").read_text().splitlines()[-1])
+    assert report.dev[0][1] == pytest.approx(before["dev"], abs=1e-3)
+    assert report.dev[-1][1] != report.dev[0][1]
+    shutil.rmtree(tmp_path / "two")
+    assert run_pretraining(made).dev == report.dev  # the same beginning, so the same run
+    for changes in ({"norm": "pre"}, {"ffn_width": 64}, {"moe_place": "inner"}):
+        with pytest.raises(SutureError) as caught:
+            run_pretraining(recipe(tmp_path, (*sets[:2], f"output={tmp_path / 'three'}"),
+                                   model=mixture | changes))  # fmt: skip
+        assert caught.value.code == "E967"
+        assert str(dense) in str(caught.value.where)
+    assert not (tmp_path / "three.steps").exists()
+
+
 def test_a_step_in_which_nothing_is_masked(tmp_path: Path) -> None:
     objective = {"name": "masked", "share": 0.05}
     shape = DECODER | {"model_type": "suture-encoder", "experts": 2}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from suture.checkpoint.jsonfile import write_atomic
+from suture.patch import open_model
 from suture.report.curves import curves
 from suture.report.svg import standalone
 from suture.runs.plan import (
@@ -105,6 +106,8 @@ def plan_pretraining(recipe: PretrainRecipe) -> PretrainingPlan:
 
     spec, config = recipe.pretrain, recipe.train
     folder = packed_folder(recipe)
+    if recipe.start is not None:
+        open_model(recipe.start)  # it is there
     packing_identity(spec.texts, spec.tokenizer, spec.held_out)  # the files are there
     there = (folder / "packed.json").is_file()
     if there:

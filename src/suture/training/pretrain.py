@@ -27,6 +27,7 @@ from suture.config import FrozenConfig, override, read_yaml
 from suture.errors import SutureError, nearest
 from suture.lazy import np, torch, transformers
 from suture.patch import open_model
+from suture.training.begin import begin_with
 from suture.training.documents import SECTION, TextSource
 from suture.training.loop import TrainConfig, run_identity, train
 from suture.training.meter import peak_memory
@@ -67,6 +68,11 @@ class PretrainRecipe(FrozenConfig):
         {}, description="by name: what an architecture changes of `model`"
     )
     arm: str | None = Field(None, description="the one that is trained")
+    start: Path | None = Field(
+        None,
+        description="checkpoint to begin with instead of drawn weights, of the same tokenizer; a "
+        "dense one is upcycled where the model has experts",
+    )
     distil: Distillation | None = Field(
         None, description="a teacher to match: its folder, what of it and how strongly"
     )
@@ -149,6 +155,8 @@ def read_pretraining(path: Path, overrides: Sequence[str] = ()) -> PretrainRecip
     folder = Path(path).parent
     if isinstance(values.get("output"), str):
         values["output"] = folder / values["output"]
+    if isinstance(values.get("start"), str):
+        values["start"] = folder / values["start"]
     distil = values.get("distil")
     if isinstance(distil, dict) and isinstance(distil.get("teacher"), str):
         distil["teacher"] = folder / distil["teacher"]
@@ -224,7 +232,7 @@ def run_pretraining(
     output; E905 the output exists; E940 to E945 of text and tokenizer,
     E943 too little of it; E946 a model that cannot be, E947 one whose context is shorter than a
     block, E949 one whose vocabulary is smaller than the tokenizer's; E507 no such device; of a
-    teacher those of `Distillation.open_teacher`.
+    teacher those of `Distillation.open_teacher`, of a beginning those of `begin_with`.
     """
     if recipe.output.exists():
         raise SutureError(
@@ -240,6 +248,8 @@ def run_pretraining(
         recipe.shape, spec.objective.name, text.facts, block=spec.block, seed=recipe.train.seed,
         device=recipe.device,
     )  # fmt: skip
+    if recipe.start is not None:
+        begin_with(model, recipe.start, text.tokenizer, seed=recipe.train.seed)
     teacher = recipe.distil and recipe.distil.open_teacher(model, text.tokenizer)
     objective = Loss(spec.objective, recipe.distil, teacher)
     run.claim()
@@ -326,6 +336,8 @@ class _Run:
         """What decides the run besides the settings and the text."""
         spec = self.recipe.pretrain
         facts: list[Any] = [self.recipe.shape, spec.objective.model_dump(), spec.block]
+        if self.recipe.start is not None:
+            facts += ["start", open_model(self.recipe.start).fingerprint()]
         if (distil := self.recipe.distil) is not None:
             facts += [distil.model_dump(mode="json"), open_model(distil.teacher).fingerprint()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -15,6 +15,7 @@ from suture.training.objectives.masked import Causal, Masked
 from suture.training.objectives.tcd import TCD
 
 if TYPE_CHECKING:
+    from suture.inference.reading import Reader
     from suture.models.outputs import Routing
     from suture.training.batches import Batch
 
@@ -30,7 +31,6 @@ class Distillation(TCD):
         Errors: E963 teacher or student is none of our models, E962 it reads other tokens; E977 to
         E979 as `TCD.check`; those of `load_reader`.
         """
-        from suture.inference.loading import load_tokenizer
         from suture.inference.reading import load_reader
         from suture.patch import open_model
 
@@ -45,15 +45,22 @@ class Distillation(TCD):
                     fix=f"use model_type {' or '.join(OWN)}",
                 )
         self.check(student.config, reader.model.config, str(self.teacher))
-        if reader.tokenizer.get_vocab() != load_tokenizer(tokenizer).get_vocab():
-            raise SutureError(
-                "E962",
-                "the teacher's tokenizer is not the student's",
-                where=str(self.teacher),
-                why="the two models would read other words under the same numbers",
-                fix=f"give another teacher, or train with pretrain.tokenizer={self.teacher}",
-            )
+        check_tokenizer(reader, tokenizer, self.teacher, "the teacher")
         return reader.model
+
+
+def check_tokenizer(reader: Reader, tokenizer: Path, folder: Path, what: str) -> None:
+    """Error E962: the model of `folder` reads other tokens than those of the packed text."""
+    from suture.inference.loading import load_tokenizer
+
+    if reader.tokenizer.get_vocab() != load_tokenizer(tokenizer).get_vocab():
+        raise SutureError(
+            "E962",
+            f"{what} has another tokenizer than the text is packed with",
+            where=str(folder),
+            why="the two would read other words under the same numbers",
+            fix=f"give another one, or train with pretrain.tokenizer={folder}",
+        )
 
 
 class Loss:
