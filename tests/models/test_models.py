@@ -114,6 +114,7 @@ def test_arguments_without_effect_are_refused() -> None:
 
 def test_trainer_accumulates_the_same_gradient(tmp_path: Path) -> None:
     """Eight rows at once, or two at a time in four pieces."""
+    pytest.importorskip("accelerate")
     rows = [{"input_ids": row, "labels": row} for row in _ids(8)]
     norms = []
     for size, pieces in ((8, 1), (2, 4)):
