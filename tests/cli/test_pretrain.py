@@ -77,6 +77,19 @@ def test_an_arm_is_chosen_on_the_command_line(
     assert "out.steps" in text
     record = (recipe.parent / "out.steps" / "record.jsonl").read_text().splitlines()
     assert {"lm", "balance", "loss", "step"} <= json.loads(record[1]).keys()
+    pictures = {file.stem: file.read_text() for file in (recipe.parent / "out.steps").glob("*.svg")}
+    assert pictures.keys() == {"curves", "routers", "parts"}
+    assert "load_entropy" in pictures["routers"]
+    assert "balance" in pictures["parts"]
+    assert "balance" not in pictures["curves"]
+
+
+def test_plan_says_where_too_little_is_held_out(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recipe.parent / "a.txt").write_text("the quick brown fox " * 100)
+    told = run(capsys, "plan", str(recipe), "--set", "pretrain.held_out=0.001")
+    assert any("held out" in warning for warning in told["warnings"])
 
 
 def test_plan_refuses_what_training_would(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,59 @@ def test_decoding_with_a_cache_is_the_full_pass(name: str, attention: str) -> No
         assert torch.equal(model(made[:, :n]).logits[:, -1].argmax(-1), made[:, n])
 
 
+@pytest.mark.parametrize("name", ["vanilla", "caa", "strict", "pre_rope", "moe_inner"])
+def test_a_static_cache_is_the_dynamic_one(name: str) -> None:
+    """Its room beyond what is filled is not attended to; also behind padding."""
+    model, ids = _model("decoder", name), _ids()
+    mask = (torch.arange(12) >= torch.tensor([[0], [3]])).long()
+    for given in ({}, {"attention_mask": mask}):
+        how: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, **given}
+        fixed = model.generate(ids, cache_implementation="static", **how)
+        assert torch.equal(fixed, model.generate(ids, **how))
+    cache, full = transformers.StaticCache(model.config, max_cache_len=20), model(ids).logits
+    pieces = [model(piece, past_key_values=cache, use_cache=True).logits
+              for piece in ids.split([5, 1, 6], dim=1)]  # fmt: skip
+    _close(torch.cat(pieces, dim=1), full)
+
+
+def test_arguments_without_effect_are_refused() -> None:
+    model, ids = _model("decoder", "vanilla"), _ids()
+    with pytest.raises(SutureError, match="E980"):
+        model(ids, attention_mask=torch.ones(2, 1, 12, 12))
+    for given, says in (
+        ({"lables": ids}, "labels"),
+        ({"output_hidden_states": True}, "capture"),
+        ({"return_dict": False}, "names"),
+    ):
+        for kind in ("decoder", "encoder"):
+            with pytest.raises(SutureError, match=says) as refused:
+                _model(kind, "vanilla")(ids, **given)
+            assert refused.value.code == "E981"
+    plain = model(ids, output_attentions=False, return_dict=True, token_type_ids=ids * 0)
+    assert torch.equal(plain.logits, model(ids).logits)
+
+
+def test_trainer_accumulates_the_same_gradient(tmp_path: Path) -> None:
+    """Eight rows at once, or two at a time in four pieces."""
+    pytest.importorskip("accelerate")
+    rows = [{"input_ids": row, "labels": row} for row in _ids(8)]
+    norms = []
+    for size, pieces in ((8, 1), (2, 4)):
+        trainer = transformers.Trainer(
+            _model("decoder", "vanilla"),
+            transformers.TrainingArguments(
+                str(tmp_path), per_device_train_batch_size=size, use_cpu=True, max_steps=1,
+                gradient_accumulation_steps=pieces, logging_steps=1, report_to="none",
+                save_strategy="no", disable_tqdm=True,
+            ),
+            train_dataset=rows,  # type: ignore[arg-type]
+        )  # fmt: skip
+        trainer.train()
+        (logged, *_) = trainer.state.log_history
+        norms.append((logged["loss"], float(logged["grad_norm"])))
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
 @pytest.mark.parametrize("name", KINDS)
 def test_written_out_and_fused_attention_agree_and_padding_changes_nothing(
@@ -172,6 +225,19 @@ def test_the_loss_is_of_language_modelling_alone() -> None:
     assert penalty(out, encoder.config) == 0
 
 
+def test_where_nothing_is_predicted_nothing_is_learnt() -> None:
+    """A batch without a masked token, and one that is all padding."""
+    for only in (True, False):
+        model = _model("encoder", "moe")
+        out = model(_ids(), labels=torch.full((2, 12), -100), loss_only=only)
+        assert out.loss == 0
+        out.loss.backward()
+        assert not model.model.embed_tokens.weight.grad.any()
+    out = model(_ids(), attention_mask=torch.zeros(2, 12))
+    assert {name: value.item() for name, value in out.auxiliary.items()} == {"balance": 0, "z": 0}
+    assert out.routing[0].entropy == 0
+
+
 @pytest.mark.parametrize("name", ["vanilla", "caa", "cea", "pre_rope", "moe"])
 def test_captured_states(name: str) -> None:
     """m_0 … m_L and a_1 … a_L are the stream; branches are what is added before the residual."""
@@ -207,6 +273,10 @@ def test_captured_states(name: str) -> None:
 def test_more_positions_than_there_are() -> None:
     with pytest.raises(SutureError, match="E975"):
         _model("encoder", "vanilla")(_ids(n=25))
+    with pytest.raises(SutureError, match="E975"):
+        _model("decoder", "vanilla")(_ids(n=2), position_ids=torch.tensor([[23, 24]]))
+    with pytest.raises(SutureError, match="E975"):
+        _model("decoder", "vanilla").generate(_ids(n=20), max_new_tokens=8, pad_token_id=0)
     assert _model("encoder", "pre_rope")(_ids(n=25)).logits.shape == (2, 25, 61)
 
 

@@ -21,13 +21,29 @@ def test_it_begins_as_the_dense_model(kind: str, name: str, k: int) -> None:
     mixture = upcycle(dense, experts=4, top_k=k).eval()
     assert mixture.config.architecture.experts == 4
     assert mixture.config.pad_token_id == 3
-    torch.testing.assert_close(mixture(IDS).logits, dense(IDS).logits, rtol=0, atol=0.02)
+    torch.testing.assert_close(mixture(IDS).logits, dense(IDS).logits, rtol=0, atol=1e-3)
     with torch.no_grad():
         for part, weight in mixture.named_parameters():
             if "router" in part:
                 weight.zero_()
     torch.testing.assert_close(mixture(IDS).logits, dense(IDS).logits, rtol=1e-5, atol=1e-5)
     assert all(torch.equal(weight, before[part]) for part, weight in dense.state_dict().items())
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_at_the_papers_size_the_branch_is_the_dense_one(k: int) -> None:
+    """64 experts on 768 dimensions: the chosen p is the largest of 64, and still about 1/64."""
+    arch = tiny("vanilla", hidden_size=768, num_hidden_layers=1, ffn_width=32,
+                initializer_range=0.02)  # fmt: skip
+    dense = build("encoder", arch, seed=1).eval()
+    mixture = upcycle(dense, experts=64, top_k=k).eval()
+    with torch.no_grad():
+        wanted, made = (m(IDS, capture={"branch_m"}).sites["branch_m"][0] for m in (dense, mixture))
+    assert torch.linalg.norm(made - wanted) < 0.01 * torch.linalg.norm(wanted)
+    router = mixture.get_parameter("model.layers.0.mlp.router.weight")
+    assert len(router.unique(dim=0)) == 64  # no ties, which would all go to one expert
+    with pytest.raises(SutureError, match="E971"):
+        upcycle(dense, experts=0)
 
 
 def test_noise_tells_the_copies_apart_and_hangs_on_the_seed() -> None:

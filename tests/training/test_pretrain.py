@@ -24,6 +24,8 @@ DECODER = {
     "model_type": "suture-decoder", "hidden_size": 16, "num_hidden_layers": 2,
     "num_attention_heads": 2, "ffn_width": 128,
 }  # fmt: skip
+BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 32}  # fmt: skip
 ARMS = {
     "wide": {},
     "cea": {"outer_ratio": 0.125},
@@ -115,6 +117,57 @@ def test_a_family_of_transformers_is_pretrained_too(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2},
+        {"model_type": "gpt2", "hidden_size": 16, "n_layer": 1, "n_head": 2, "n_positions": 20},
+        BERT | {"is_decoder": True},
+    ],
+)
+def test_names_of_a_family_are_its_own(tmp_path: Path, shape: dict[str, Any]) -> None:
+    made = recipe(tmp_path, model=shape, checkpoints=0, train=TRAIN | {"steps": 1})
+    report = run_pretraining(made)
+    config = transformers.AutoConfig.from_pretrained(report.output)
+    assert config.max_position_embeddings == shape.get("n_positions", 16)
+    assert (config.hidden_size, config.eos_token_id, config.pad_token_id) == (16, 0, 1)
+
+
+def test_a_mixture_begins_as_a_dense_model_that_was_trained(tmp_path: Path) -> None:
+    run_pretraining(recipe(tmp_path, model=DECODER | {"ffn_width": 32}))
+    dense = tmp_path / "out"
+    sets = ("start=" + str(dense), f"pretrain.tokenizer={dense}", f"output={tmp_path / 'two'}")
+    mixture = DECODER | {"ffn_width": 32, "experts": 4}
+    made = recipe(tmp_path, sets, model=mixture)
+    report = run_pretraining(made)
+    before = json.loads((tmp_path / "out.steps/record.jsonl").read_text().splitlines()[-1])
+    assert report.dev[0][1] == pytest.approx(before["dev"], abs=1e-3)
+    assert report.dev[-1][1] != report.dev[0][1]
+    shutil.rmtree(tmp_path / "two")
+    assert run_pretraining(made).dev == report.dev  # the same beginning, so the same run
+    for changes in ({"norm": "pre"}, {"ffn_width": 64}, {"moe_place": "inner"}):
+        with pytest.raises(SutureError) as caught:
+            run_pretraining(recipe(tmp_path, (*sets[:2], f"output={tmp_path / 'three'}"),
+                                   model=mixture | changes))  # fmt: skip
+        assert caught.value.code == "E967"
+        assert str(dense) in str(caught.value.where)
+    assert not (tmp_path / "three.steps").exists()
+
+
+def test_a_step_in_which_nothing_is_masked(tmp_path: Path) -> None:
+    objective = {"name": "masked", "share": 0.05}
+    shape = DECODER | {"model_type": "suture-encoder", "experts": 2}
+    made = recipe(
+        tmp_path, pretrain={"objective": objective, "block": 8, "dev_blocks": 200}, model=shape,
+        checkpoints=0, train=TRAIN | {"batch_tokens": 8, "accumulate": 1},
+    )  # fmt: skip
+    run_pretraining(made)
+    record = (tmp_path / "out.steps/record.jsonl").read_text().splitlines()
+    losses = [line["lm"] for line in map(json.loads, record) if "lm" in line]
+    assert 0 in losses
+    assert all(map(math.isfinite, losses))
+
+
 @pytest.mark.parametrize("objective", ["causal", "masked"])
 def test_killed_anywhere_it_ends_in_the_same_bytes(
     tmp_path: Path, objective: str, monkeypatch: pytest.MonkeyPatch
@@ -177,7 +230,11 @@ def test_a_teacher_is_matched_and_told_apart(tmp_path: Path, kind: str, match: s
     report = run_pretraining(made)
     last = json.loads((tmp_path / "out.steps/record.jsonl").read_text().splitlines()[-2])
     terms = {"relations": {"trunk", "inner", "attention"}}.get(match, {match})
-    assert last.keys() == {"step", "loss", "lm", "balance", "z"} | terms
+    routers = {"load_entropy", "router_entropy", "dropped"}
+    assert last.keys() == {"step", "loss", "lm", "balance", "z"} | routers | terms
+    assert 0 <= last["load_entropy"] <= math.log(2) + 1e-6
+    assert 0 < last["router_entropy"] <= math.log(2) + 1e-6
+    assert last["dropped"] == 0
     parts = last["lm"] + 0.01 * last["balance"] + sum(last[name] for name in terms)
     assert last["loss"] == pytest.approx(parts, rel=1e-5)
     again = json.loads((tmp_path / "out.steps/record.jsonl").read_text().splitlines()[-1])
@@ -326,6 +383,16 @@ def test_texts_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
           "accumulate": 1}}, "E943", "held out"),
         ({"output": "there"}, "E905", "exists"),
         ({"checkpoints": [2, 500]}, "E948", "after step 500, and the training has 8"),
+        ({"model": BERT}, "E964", "sees the tokens"),
+        ({"model": DECODER | {"model_type": "suture-encoder"}}, "E965", "type=suture-decoder"),
+        ({"pretrain": {"objective": "masked"}}, "E965", "model_type=suture-encoder"),
+        ({"model": DECODER | {"dropout": 0.5}}, "E966", "model.dropout"),
+        ({"model": BERT | {"attention_probs_dropout_prob": 0.1}}, "E966", "dropped out"),
+        ({"arms": {"odd": {"num_attention_heads": 3}}, "arm": "odd"}, "E970",
+         "recipe.yaml: model.num_attention_heads, arm odd"),
+        ({"model": {"model_type": "llama", "hidden_size": 16, "num_attention_heads": 3}}, "E946",
+         "multiple of the number of attention heads"),
+        ({"distil": {"teacher": "x", "trunk": 0, "inner": 0, "attention": 0}}, "E702", "matched"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_the_first_step(

@@ -51,10 +51,35 @@ def test_rotation_and_length_of_states_do_not_matter() -> None:
     assert cosines(u, u).diagonal(dim1=-2, dim2=-1) == pytest.approx(1.0)
 
 
+def test_relations_are_float32_under_autocast() -> None:
+    u = torch.randn(2, 6, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(cosines(u, u), cosines(u, u).float())
+        found = distance(u, u + 1e-3)
+    assert found.dtype == torch.float32
+    assert found == distance(u, u + 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"trunk": 0, "inner": 0, "attention": 0}, "nothing is matched"),
+        ({"match": "logits", "trunk": 5}, "trunk has no part in match: logits"),
+        ({"match": "hidden", "positions": 4}, "positions has no part"),
+        ({"weight": 2}, "weight has no part in match: relations"),
+    ],
+)
+def test_weights_without_effect_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(SutureError, match=says) as refused:
+        TCD.load(options)
+    assert refused.value.code == "E702"
+
+
 @pytest.mark.parametrize("match", ["relations", "logits", "hidden"])
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind: Any, match: Any) -> None:
-    tcd, teacher = TCD(match=match, positions=4), build(kind, tiny("vanilla"), seed=1)
+    tcd = TCD(match=match, positions=4 if match == "relations" else None)
+    teacher = build(kind, tiny("vanilla"), seed=1)
     tcd.check(teacher.config, teacher.config)
     losses = tcd.losses(_run(teacher, tcd), _run(teacher, tcd))
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(

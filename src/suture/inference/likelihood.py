@@ -174,7 +174,8 @@ def _packs(lm: LoadedModel, items: list[_Item]) -> bool:
     half = len(piece.context) // 2
     try:
         packed = _forward(lm, [piece], Prefix(lm, piece.context[:half]) if half else None)
-    except (RuntimeError, ValueError, TypeError, IndexError):  # a model that takes no such mask
+    except (RuntimeError, ValueError, TypeError, IndexError, SutureError):
+        # a model that takes no such mask
         return False
     exact, relative = (1e-4, 1e-5) if lm.dtype == torch.float32 else (5e-2, 2e-2)
     for one in piece.apart():

@@ -55,7 +55,10 @@ class Attention(torch.nn.Module):
         kG = notes.state("k", rotate(self._heads(self.k_proj(g)), rotary))
         vG = self._heads(self.v_proj(g))
         if cache is not None:
+            so_far = int(cache.get_seq_length(self.layer)) + x.shape[1]
             kG, vG = cache.update(kG, vG, self.layer)
+            # a static cache gives all its room, and behind what is filled there are zeros
+            kG, vG = kG[:, :, :so_far], vG[:, :, :so_far]
         if self.inner is None or self.arch.direct_pathway == "none":
             attend = plain_fused if self.fused else plain
             o = attend(q, kG, vG, visible, causal=self.causal)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from suture.errors import SutureError
+from suture.errors import SutureError, nearest
 from suture.lazy import torch, transformers
 from suture.models.block import Block
 from suture.models.configuration import SutureConfig
@@ -25,6 +25,7 @@ class SuturePreTrained(transformers.PreTrainedModel):  # type: ignore[no-untyped
     config_class = SutureConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = False
+    accepts_loss_kwargs = False  # the loss is a mean: Trainer divides it over what it accumulates
     _supports_sdpa = True
     _no_split_modules = ["Block"]  # noqa: RUF012
 
@@ -88,20 +89,23 @@ class SutureModel(SuturePreTrained):
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         capture: Collection[str] | None = None,
-        **_: Any,
+        **others: Any,
     ) -> SutureOutput:
         """Hidden states of `input_ids` (batch x n), or of their embeddings.
 
         `attention_mask`: batch x all positions so far, 0 at padding. `position_ids`: batch x n, by
         default counted from what is cached. `capture`: kinds of states to keep (`SITES`). Raises
-        SutureError E974 for another kind, E975 for more positions than there are.
+        SutureError E974 for another kind, E975 for more positions than there are, E980 for a mask
+        of another shape, E981 for an argument that would have no effect.
         """
+        refuse_others(others)
+        _check_mask(attention_mask)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         cached = use_cache and self.causal
         if cached and past_key_values is None:
             past_key_values = transformers.DynamicCache()
-        before = past_key_values.get_seq_length() if past_key_values is not None else 0
+        before = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
         positions = self._positions(inputs_embeds, position_ids, before)
         keep = (
             attention_mask[:, -inputs_embeds.shape[1] :].bool()
@@ -138,14 +142,16 @@ class SutureModel(SuturePreTrained):
         self, embeds: torch.Tensor, given: torch.Tensor | None, before: int
     ) -> torch.Tensor:
         last = before + embeds.shape[1]
-        if self.embed_positions is not None and given is None:
+        if self.embed_positions is not None:
             room = self.arch.max_position_embeddings
-            if last > room:
+            wanted = last if given is None else int(given.max()) + 1
+            if wanted > room:
                 raise SutureError(
                     "E975",
-                    f"{last} positions, and the model has {room}",
-                    where="input_ids",
-                    fix=f"give at most {room} tokens, or build it with more positions",
+                    f"{wanted} positions, and the model has {room}",
+                    where="input_ids" if given is None else "position_ids",
+                    fix=f"give at most {room} tokens, those to be generated included, or build the "
+                    "model with more positions",
                 )
         return torch.arange(before, last, device=embeds.device)[None] if given is None else given
 
@@ -153,13 +159,50 @@ class SutureModel(SuturePreTrained):
         self, mask: torch.Tensor | None, h: torch.Tensor, before: int
     ) -> torch.Tensor | None:
         """Who sees whom, batch x 1 x n x all positions; None where there is no padding."""
-        if mask is None or mask.dim() != 2 or bool(mask.all()):
+        if mask is None or bool(mask.all()):
             return None
         n = h.shape[1]
         seen = mask[:, None, None, :].bool()
         if not self.causal:
             return seen.expand(-1, 1, n, -1)
         return seen & torch.ones(n, before + n, dtype=torch.bool, device=h.device).tril(before)
+
+
+_HARMLESS = ("cache_position", "token_type_ids", "use_cache")  # what others pass along
+_KNOWN = ("input_ids", "attention_mask", "position_ids", "inputs_embeds", "labels", "capture")
+_INSTEAD = {
+    "output_hidden_states": "give capture={'m'} and read output.sites",
+    "output_attentions": "give capture={'q', 'k'} and read output.sites",
+    "return_dict": "leave it out: what comes back has names always",
+}
+
+
+def refuse_others(given: Mapping[str, Any]) -> None:
+    """Error E981: an argument that has no effect here. One that asks for nothing may be given."""
+    for name, value in given.items():
+        usual = name == "return_dict"  # the value at which it asks for nothing
+        if name in _HARMLESS or value is None or value is usual:
+            continue
+        close = nearest(name, _KNOWN)
+        raise SutureError(
+            "E981",
+            f"our models take no '{name}'",
+            where="forward",
+            why="it would be ignored, and the output be another than was asked for",
+            fix=_INSTEAD.get(name, f"did you mean '{close}'?" if close else "leave it out"),
+        )
+
+
+def _check_mask(mask: torch.Tensor | None) -> None:
+    """Error E980: not batch x positions."""
+    if mask is not None and mask.dim() != 2:
+        raise SutureError(
+            "E980",
+            f"the attention mask has {mask.dim()} dimensions",
+            where=f"attention_mask, {' x '.join(map(str, mask.shape))}",
+            why="who sees whom follows from the kind of model and from padding alone",
+            fix="give batch x positions, 0 at padding",
+        )
 
 
 def penalty(output: SutureOutput, config: SutureConfig) -> torch.Tensor | float:

@@ -38,7 +38,7 @@ class SutureDecoder(SuturePreTrained, transformers.GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         capture: Collection[str] | None = None,
-        **_: Any,
+        **others: Any,
     ) -> SutureOutput:
         """Logits of the next token, of the last `logits_to_keep` positions (0: all).
 
@@ -48,7 +48,7 @@ class SutureDecoder(SuturePreTrained, transformers.GenerationMixin):
         out: SutureOutput = self.model(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
             past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache,
-            capture=capture,
+            capture=capture, **others,
         )  # fmt: skip
         h = out.last_hidden_state
         assert h is not None
@@ -65,3 +65,10 @@ class SutureDecoder(SuturePreTrained, transformers.GenerationMixin):
                 following.flatten(),
             )
         return out
+
+    @staticmethod
+    def create_masks_for_generate(
+        *, attention_mask: torch.Tensor | None = None, **_: Any
+    ) -> torch.Tensor | None:
+        """The mask as it is: `generate` would make four dimensions of it for a static cache."""
+        return attention_mask

@@ -39,14 +39,15 @@ class SutureEncoder(SuturePreTrained):
         labels: torch.Tensor | None = None,
         loss_only: bool = False,
         capture: Collection[str] | None = None,
-        **_: Any,
+        **others: Any,
     ) -> SutureOutput:
         """Logits of every position. `labels`: batch x n, the original id at masked positions and
-        -100 elsewhere. `loss_only`: no logits; the head runs on the masked positions alone, which
-        is most of its work saved. Further arguments as in `SutureModel`."""
+        -100 elsewhere; where none is, the loss is 0. `loss_only`: no logits; the head runs on the
+        masked positions alone, which is most of its work saved. Further arguments as in
+        `SutureModel`."""
         out: SutureOutput = self.model(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-            inputs_embeds=inputs_embeds, capture=capture,
+            inputs_embeds=inputs_embeds, capture=capture, **others,
         )  # fmt: skip
         h = out.last_hidden_state
         assert h is not None
@@ -55,7 +56,10 @@ class SutureEncoder(SuturePreTrained):
         if labels is not None:
             there = labels != -100
             predicted = self._head(h[there]) if out.logits is None else out.logits[there]
-            out.loss = torch.nn.functional.cross_entropy(predicted.float(), labels[there])
+            if len(predicted):
+                out.loss = torch.nn.functional.cross_entropy(predicted.float(), labels[there])
+            else:
+                out.loss = predicted.sum()  # 0, with a gradient of 0; a mean over none is NaN
         return out
 
     def _head(self, h: torch.Tensor) -> torch.Tensor:

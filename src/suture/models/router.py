@@ -43,7 +43,7 @@ class Router(torch.nn.Module):
         notes.z.append(z_loss(logits, keep))
         with torch.no_grad():
             q = p if keep is None else p[keep]
-            entropy = torch.special.entr(q).sum(-1).mean()
+            entropy = _mean(torch.special.entr(q).sum(-1))
             notes.routing.append(Routing(load(experts, self.experts, keep), entropy))
         return Choice(experts, weights)
 
@@ -62,11 +62,16 @@ def balance_loss(p: torch.Tensor, experts: torch.Tensor, keep: torch.Tensor | No
     assignments, so that k does not change the scale.
     """
     f = load(experts, p.shape[-1], keep)
-    P = (p if keep is None else p[keep]).mean(0)
+    P = _mean(p if keep is None else p[keep])
     return p.shape[-1] * (f * P).sum()
 
 
 def z_loss(logits: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
     """Mean of logsumexp² (Zoph et al., ST-MoE, arXiv 2202.08906, equation 5): small logits stay
     exact."""
-    return (logits if keep is None else logits[keep]).logsumexp(-1).square().mean()
+    return _mean((logits if keep is None else logits[keep]).logsumexp(-1).square())
+
+
+def _mean(of_tokens: torch.Tensor) -> torch.Tensor:
+    """Over tokens; 0 where all are padding."""
+    return of_tokens.mean(0) if len(of_tokens) else of_tokens.sum(0)

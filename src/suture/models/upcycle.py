@@ -4,7 +4,8 @@ Sparse upcycling (Komatsuzaki et al., arXiv 2212.05055): attention, embeddings a
 the router is new. Our router scales an expert's output by its probability, which is about 1/E at
 the start; so that the mixture begins as the function that the dense model is, the copies' second
 matrix is multiplied by E/k (inferred: the paper renormalises the gate instead, which would leave a
-router with k = 1 without a gradient).
+router with k = 1 without a gradient). The experts chosen are those of the largest probability, so
+the router must begin almost even: its weights are drawn much smaller than those of a new model.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from suture.models.decoder import SutureDecoder
     from suture.models.encoder import SutureEncoder
 
+_SPREAD = 2e-3  # of the router's logits at the start: p within 1% of 1/E, and no ties
 _OF_EXPERT = {
     "fc1.weight": "up_proj",
     "fc1.bias": "up_bias",
@@ -44,6 +46,13 @@ def upcycle(
     SutureError E976 where there is nothing to copy, E971 for more experts per token than there are.
     """
     arch = dense.config.architecture
+    if experts < 1:
+        raise SutureError(
+            "E971",
+            f"each token is to go to {top_k} experts, and there are {experts}",
+            where="experts",
+            fix="give experts=2 or more",
+        )
     if arch.experts or not arch.outer_width:
         raise SutureError(
             "E976",
@@ -62,6 +71,10 @@ def upcycle(
     model.load_state_dict(
         {**model.state_dict(), **_copied(dense.state_dict(), experts, top_k, noise, seed)}
     )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("router.weight"):  # its input is of unit size, a norm has made it
+                weight.mul_(_SPREAD / (arch.initializer_range * arch.hidden_size**0.5))
     return model.to(dense.dtype)  # type: ignore[arg-type,no-any-return]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from suture.checkpoint.jsonfile import write_atomic
+from suture.patch import open_model
 from suture.report.curves import curves
 from suture.report.svg import standalone
 from suture.runs.plan import (
@@ -20,7 +21,7 @@ from suture.runs.plan import (
 )
 from suture.runs.training_plan import TRAIN_SHARE
 from suture.training.newborn import model_config, size_of
-from suture.training.packed import Packed, characters, packing_identity
+from suture.training.packed import PARTS, Packed, characters, packing_identity
 from suture.training.pretrain import (
     PretrainRecipe,
     PretrainReport,
@@ -35,6 +36,8 @@ from suture.training.vocabulary import TrainedTokenizer
 _STATE = 16  # bytes per parameter of weights, gradients and both moments
 _CHARACTERS = 3.6  # per token of English in a small vocabulary, about
 _POINTS = 300  # on the curve of the training loss
+_ROUTERS = ("load_entropy", "router_entropy")
+_PARTS = ("balance", "z", "trunk", "inner", "attention", "logits", "hidden")
 
 
 @dataclass(frozen=True)
@@ -64,24 +67,31 @@ class PretrainingPlan:
 
 
 def run_with_curves(recipe: PretrainRecipe) -> PretrainReport:
-    """`run_pretraining`; with every dev loss `OUT.steps/curves.svg` is drawn anew."""
+    """`run_pretraining`; with every dev loss the curves beside its record are drawn anew."""
     name = recipe.output.name if recipe.arm is None else f"{recipe.output.name} ({recipe.arm})"
     return run_pretraining(recipe, on_record=lambda record: draw(record, name))
 
 
 def draw(record: Record, name: str) -> None:
-    """Training and dev loss, and what routers added, over the steps, beside the record."""
-    lines = {"training": thinned(record.curve("lm") or record.curve("loss"))}
-    lines["dev"] = [(float(step), value) for step, value in record.curve("dev")]
-    for extra in ("balance", "z"):
-        if found := record.curve(extra):
-            lines[extra] = thinned(found)
-    drawn = curves(
-        lines, title=f"Pre-training of {name}", x_label="step", y_label="loss in nats",
-        as_percent=False,
-    )  # fmt: skip
-    if drawn:
-        write_atomic(record.file.parent / "curves.svg", standalone(drawn).encode())
+    """Beside the record, over the steps: training and dev loss (`curves.svg`), how even the routers
+    are (`routers.svg`), and what else is descended, unweighted (`parts.svg`)."""
+    losses = {"training": thinned(record.curve("lm") or record.curve("loss"))}
+    losses["dev"] = [(float(step), value) for step, value in record.curve("dev")]
+    for file, what, unit, lines in (
+        ("curves", "Pre-training of", "loss in nats", losses),
+        ("routers", "Routers of", "entropy in nats, mean over layers", _found(record, _ROUTERS)),
+        ("parts", "Further losses of", "unweighted", _found(record, _PARTS)),
+    ):
+        drawn = curves(
+            lines, title=f"{what} {name}", x_label="step", y_label=unit, as_percent=False
+        )
+        if drawn:
+            write_atomic(record.file.parent / f"{file}.svg", standalone(drawn).encode())
+
+
+def _found(record: Record, names: tuple[str, ...]) -> dict[str, list[tuple[float, float]]]:
+    """The curves of these names that are not empty."""
+    return {name: thinned(points) for name in names if (points := record.curve(name))}
 
 
 def thinned(points: list[tuple[int, float]], most: int = _POINTS) -> list[tuple[float, float]]:
@@ -103,13 +113,16 @@ def plan_pretraining(recipe: PretrainRecipe) -> PretrainingPlan:
 
     spec, config = recipe.pretrain, recipe.train
     folder = packed_folder(recipe)
+    if recipe.start is not None:
+        open_model(recipe.start)  # it is there
     packing_identity(spec.texts, spec.tokenizer, spec.held_out)  # the files are there
     there = (folder / "packed.json").is_file()
     if there:
         facts = Packed.open(folder).facts
-        text = int(facts["tokens"]["train"])
+        text, dev = (int(facts["tokens"][part]) for part in PARTS)
     else:
-        text = int(characters(spec.texts, spec.held_out)["train"] / _CHARACTERS)
+        found = characters(spec.texts, spec.held_out)
+        text, dev = (int(found[part] / _CHARACTERS) for part in PARTS)
         trained = isinstance(spec.tokenizer, TrainedTokenizer)
         size = spec.tokenizer.vocabulary if trained else len(load_tokenizer(spec.tokenizer))  # type: ignore[union-attr,arg-type]
         facts = {"vocabulary": size, "end": 0}
@@ -140,6 +153,8 @@ def plan_pretraining(recipe: PretrainRecipe) -> PretrainingPlan:
     warnings = []
     if text < spec.block * rows:
         warnings.append("the text does not fill one step; give more, or lower train.batch_tokens")
+    if dev < spec.block:
+        warnings.append("the text held out does not fill a block; raise pretrain.held_out")
     warnings += early(settings) + shortages(memory, room, disk, free)
     return PretrainingPlan(
         arm=recipe.arm,

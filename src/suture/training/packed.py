@@ -293,6 +293,7 @@ def _write(
     """Both token files and what packed.json says of them."""
     end = end_of_text(coder, stage)
     kind = "<u2" if len(coder) <= 2**16 else "<u4"
+    pad = end if coder.pad_token_id is None else int(coder.pad_token_id)
     counts = dict.fromkeys(PARTS, 0)
     told = []
     handles = {part: (stage / f"{part}.bin").open("wb") for part in PARTS}
@@ -322,7 +323,7 @@ def _write(
         for handle in handles.values():
             handle.close()
     return {
-        "identity": identity, "dtype": kind, "vocabulary": len(coder), "end": end,
+        "identity": identity, "dtype": kind, "vocabulary": len(coder), "end": end, "pad": pad,
         "held_out": share, "tokens": counts, "sources": told,
     }  # fmt: skip
 

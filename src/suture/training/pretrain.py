@@ -28,7 +28,8 @@ from suture.config import FrozenConfig, override, read_yaml
 from suture.errors import SutureError, nearest
 from suture.lazy import np, torch, transformers
 from suture.patch import open_model
-from suture.training.documents import TextSource
+from suture.training.begin import begin_with
+from suture.training.documents import SECTION, TextSource
 from suture.training.loop import TrainConfig, run_identity, train
 from suture.training.meter import peak_memory
 from suture.training.newborn import check_shape, new_model, parameters
@@ -71,6 +72,11 @@ class PretrainRecipe(FrozenConfig):
         {}, description="by name: what an architecture changes of `model`"
     )
     arm: str | None = Field(None, description="the one that is trained")
+    start: Path | None = Field(
+        None,
+        description="checkpoint to begin with instead of drawn weights, of the same tokenizer; a "
+        "dense one is upcycled where the model has experts",
+    )
     distil: Distillation | None = Field(
         None, description="a teacher to match: its folder, what of it and how strongly"
     )
@@ -97,7 +103,12 @@ class PretrainRecipe(FrozenConfig):
         wanted = [self.checkpoints] if isinstance(self.checkpoints, int) else self.checkpoints
         if any(step < 0 for step in wanted):
             raise ValueError("checkpoints are kept after 0 or more steps")
-        check_shape(self.shape)
+        try:
+            check_shape(self.shape, self.pretrain.objective.name)
+        except SutureError as error:
+            raise (
+                error if self.arm is None else _at(error, f"{error.where}, arm {self.arm}")
+            ) from None
         return self
 
     @property
@@ -150,6 +161,8 @@ def read_pretraining(path: Path, overrides: Sequence[str] = ()) -> PretrainRecip
     folder = Path(path).parent
     if isinstance(values.get("output"), str):
         values["output"] = folder / values["output"]
+    if isinstance(values.get("start"), str):
+        values["start"] = folder / values["start"]
     distil = values.get("distil")
     if isinstance(distil, dict) and isinstance(distil.get("teacher"), str):
         distil["teacher"] = folder / distil["teacher"]
@@ -167,7 +180,17 @@ def read_pretraining(path: Path, overrides: Sequence[str] = ()) -> PretrainRecip
             section["texts"] = read_texts(Path(texts), root and Path(root))
         elif isinstance(texts, list):
             section["texts"] = rooted(texts, Path(root) if root else folder)
-    return PretrainRecipe.load(values, where=path)
+    try:
+        return PretrainRecipe.load(values, where=path)
+    except SutureError as error:
+        if str(path) in str(error.where):
+            raise
+        raise _at(error, f"{path}: {error.where}") from None
+
+
+def _at(error: SutureError, where: str) -> SutureError:
+    """The same error with a better place."""
+    return SutureError(error.code, error.what, where=where, why=error.why, fix=error.fix)
 
 
 def read_texts(path: Path, root: Path | None = None) -> list[Any]:
@@ -215,7 +238,8 @@ def run_pretraining(
     output; E905 the output exists; E940 to E945 of text and tokenizer, E943 too little of it; E946
     a model that cannot be, E947 one whose context is shorter than a block, E949 one whose
     vocabulary is smaller than the tokenizer's; E948 a checkpoint that is never reached; E507 no
-    such device; of a teacher those of `Distillation.open_teacher`.
+    such device; of a teacher those of `Distillation.open_teacher`, of a beginning those of
+    `begin_with`.
     """
     if recipe.output.exists():
         raise SutureError(
@@ -231,6 +255,8 @@ def run_pretraining(
         recipe.shape, spec.objective.name, text.facts, block=spec.block, seed=recipe.train.seed,
         device=recipe.device,
     )  # fmt: skip
+    if recipe.start is not None:
+        begin_with(model, recipe.start, text.tokenizer, seed=recipe.train.seed)
     teacher = recipe.distil and recipe.distil.open_teacher(model, text.tokenizer)
     objective = Loss(spec.objective, recipe.distil, teacher)
     run.claim()
@@ -357,8 +383,10 @@ class _Run:
                 "E943",
                 f"the text held out has {len(self.dev.tokens)} tokens, less than a block of "
                 f"{spec.block}",
-                where=str(text.folder),
-                fix="give more text, or raise pretrain.held_out",
+                where=f"pretrain.held_out={spec.held_out:g}, packed in {text.folder}",
+                why=f"whole sections of about {SECTION} characters are held out, chosen by their "
+                "words, and of little text it may be none",
+                fix="raise pretrain.held_out, or give more text; this packed text can be removed",
             )
 
     @property
@@ -368,6 +396,8 @@ class _Run:
         facts: list[Any] = [self.recipe.shape, spec.objective.model_dump(), spec.block]
         if spec.dev_blocks != PretrainSpec.model_fields["dev_blocks"].default:
             facts.append({"dev_blocks": spec.dev_blocks})
+        if self.recipe.start is not None:
+            facts += ["start", open_model(self.recipe.start).fingerprint()]
         if (distil := self.recipe.distil) is not None:
             facts += [distil.model_dump(mode="json"), open_model(distil.teacher).fingerprint()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

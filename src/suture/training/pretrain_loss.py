@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from suture.training.objectives.masked import Causal, Masked
 from suture.training.objectives.tcd import TCD
 
 if TYPE_CHECKING:
+    from suture.models.outputs import Routing
     from suture.training.batches import Batch
 
 
@@ -40,7 +42,7 @@ class Distillation(TCD):
         `tokenizer`: folder of the student's, None where it is not trained yet. Errors: E963 teacher
         or student is none of our models, E962 it reads other tokens; E977 to E979 as `TCD.check`.
         """
-        from suture.inference.loading import load_tokenizer, model_config
+        from suture.inference.loading import model_config
         from suture.patch import open_model
 
         teacher: Any = model_config(open_model(self.teacher))
@@ -52,18 +54,24 @@ class Distillation(TCD):
                     where=where,
                     fix=f"use model_type {' or '.join(OWN)}",
                 )
-        self.check(student, teacher)
-        if tokenizer is None:
-            return teacher
-        if load_tokenizer(self.teacher).get_vocab() != load_tokenizer(tokenizer).get_vocab():
-            raise SutureError(
-                "E962",
-                "the teacher's tokenizer is not the student's",
-                where=str(self.teacher),
-                why="the two models would read other words under the same numbers",
-                fix=f"give another teacher, or train with pretrain.tokenizer={self.teacher}",
-            )
+        self.check(student, teacher, str(self.teacher))
+        if tokenizer is not None:
+            check_tokenizer(self.teacher, tokenizer, "the teacher")
         return teacher
+
+
+def check_tokenizer(folder: Path, tokenizer: Path, what: str) -> None:
+    """Error E962: the model of `folder` reads other tokens than those of the packed text."""
+    from suture.inference.loading import load_tokenizer
+
+    if load_tokenizer(folder).get_vocab() != load_tokenizer(tokenizer).get_vocab():
+        raise SutureError(
+            "E962",
+            f"{what} has another tokenizer than the text is packed with",
+            where=str(folder),
+            why="the two would read other words under the same numbers",
+            fix=f"give another one, or train with pretrain.tokenizer={folder}",
+        )
 
 
 class Loss:
@@ -98,9 +106,11 @@ class Loss:
             for name, value in (output.auxiliary or {}).items():
                 self._add(name, value, weight)
             loss = loss + penalty(output, model.config)
+            for name, value in routed(output.routing or ()).items():
+                self._add(name, value, weight)
         if self.distil is not None:
             with torch.no_grad():
-                wanted = self.output(self.teacher, batch, capture=self.distil.capture)
+                wanted = self._taught(batch)
             # a causal model predicts everywhere, an encoder where something is masked
             labels = None if self.shifted else batch.labels
             terms = self.distil.losses(output, wanted, labels=labels)
@@ -114,9 +124,16 @@ class Loss:
         given: dict[str, Any] = {"input_ids": batch.ids, "labels": batch.labels}
         if model.config.model_type in OWN:
             given["capture"] = capture
-            # an encoder's head is most of its work, and only what is masked is predicted
-            given["loss_only"] = self.distil is None or self.distil.match != "logits"
+            if not self.shifted:
+                # an encoder's head is most of its work, and only what is masked is predicted
+                given["loss_only"] = self.distil is None or self.distil.match != "logits"
         return model(**given)
+
+    def _taught(self, batch: Batch) -> Any:
+        """What the teacher says: predictions, or states, for which its head is not needed."""
+        assert self.distil is not None
+        trunk = self.teacher if self.distil.match == "logits" else self.teacher.model
+        return trunk(input_ids=batch.ids, capture=self.distil.capture)
 
     def weight(self, batch: Batch) -> float:
         """Predicted tokens."""
@@ -125,10 +142,28 @@ class Loss:
 
     def take(self) -> dict[str, float]:
         """Means since the last call, by name; `lm` alone is what other models are compared in."""
-        found = {name: value / self._weight for name, value in self._sums.items()}
+        every = max(self._weight, 1.0)  # in a step of few tokens it may be that none is masked
+        found = {name: value / every for name, value in self._sums.items()}
         self._sums, self._weight = {}, 0.0
         # a model without routers and teacher has one loss, and it is told already
         return found if len(found) > 1 else {}
 
     def _add(self, name: str, value: torch.Tensor, weight: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + float(value.detach()) * weight
+
+
+def routed(routing: Sequence[Routing]) -> dict[str, torch.Tensor]:
+    """How even mixtures are, means over layers; nothing without experts.
+
+    `load_entropy`: of the shares of tokens that the experts got, ln E when all got as many, 0 when
+    one got all. `router_entropy`: of the router's distribution for a token. Both in nats.
+    `dropped`: assignments that no expert took, in a layer and a micro-batch.
+    """
+    if not routing:
+        return {}
+    entropies = [torch.special.entr(one.load).sum() for one in routing]
+    return {
+        "load_entropy": torch.stack(entropies).mean(),
+        "router_entropy": torch.stack([one.entropy for one in routing]).mean(),
+        "dropped": torch.tensor([float(one.dropped) for one in routing]).mean(),
+    }

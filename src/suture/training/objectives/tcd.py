@@ -20,9 +20,9 @@ states). A random teacher, the third control, is a checkpoint like any other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from suture.config import FrozenConfig
 from suture.errors import SutureError
@@ -51,6 +51,17 @@ class TCD(FrozenConfig):
         None, ge=2, description="relations between this many positions, evenly spaced; default all"
     )
 
+    @model_validator(mode="after")
+    def _has_a_part(self) -> Self:
+        relations = self.match == "relations"
+        if relations and not (self.trunk or self.inner or self.attention):
+            raise ValueError("trunk, inner and attention are all 0: nothing is matched")
+        idle = ("weight",) if relations else (*SITES, "positions")
+        for name in idle:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no part in match: {self.match}; leave it out")
+        return self
+
     @property
     def capture(self) -> frozenset[str]:
         """Kinds of states that teacher and student must give (`suture.models.SITES`)."""
@@ -62,8 +73,9 @@ class TCD(FrozenConfig):
             kind for site, kinds in SITES.items() if getattr(self, site) for kind in kinds
         )
 
-    def check(self, student: SutureConfig, teacher: SutureConfig) -> None:
-        """Refuse a pair that cannot be matched, before the first step.
+    def check(self, student: SutureConfig, teacher: SutureConfig, where: str = "teacher") -> None:
+        """Refuse a pair that cannot be matched, before the first step. `where`: the teacher's
+        folder.
 
         Errors: E977 another vocabulary, E978 another depth, E979 another number of heads (relations
         of attention), another width (`hidden`) or another kind of model.
@@ -91,7 +103,7 @@ class TCD(FrozenConfig):
                 raise SutureError(
                     code,
                     f"student and teacher have other {what}: {mine} and {theirs}",
-                    where="teacher",
+                    where=where,
                     fix=fix,
                 )
 
@@ -147,7 +159,8 @@ class TCD(FrozenConfig):
 def cosines(U: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
     """... N x d and ... M x d to the cosines ... N x M, in float32."""
     unit = torch.nn.functional.normalize
-    return unit(U.float(), dim=-1) @ unit(V.float(), dim=-1).transpose(-1, -2)
+    with torch.autocast(U.device.type, enabled=False):  # it would make the product bfloat16
+        return unit(U.float(), dim=-1) @ unit(V.float(), dim=-1).transpose(-1, -2)
 
 
 def distance(U: torch.Tensor, V: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
