@@ -35,6 +35,7 @@ from suture.lab.family import open_family
 
 HALVES = ("drift", "patching")
 REPLY = 96  # tokens of an open-ended reply
+PROMPTS, TIMED = 8, {"tokens": 32, "rounds": 3}  # of each timing
 
 
 def run(
@@ -87,7 +88,8 @@ def time_chosen(family_folder: Path, cache: Path) -> None:
     for source, backbone, out in _chosen(family_folder, cache, "speed"):
         if before is None or before.fingerprint != backbone().fingerprint():
             before = load(backbone(), device="cpu", dtype="float32")
-        measure("speed", load(source(), device="cpu", dtype="float32"), before=before).save(out)
+        lm = load(source(), device="cpu", dtype="float32")
+        measure("speed", lm, before=before, limit=PROMPTS, options=TIMED).save(out)
 
 
 def grade_chosen(family_folder: Path, cache: Path, judge_folder: Path) -> None:
