@@ -30,6 +30,7 @@ SHOWN = {
     "transfer_accuracy": "transfer ↑",
     "accuracy_norm": "few-shot ↑",
     "ffn_share_tp": "FFN's share, TP",
+    "ffn_share_tp_held_out": "the same on other states",
     "ffn_share_mi_corrected": "FFN's share, MI",
 }
 
