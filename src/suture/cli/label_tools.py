@@ -112,7 +112,8 @@ def compare(
 
     "as majority": the share of items with a majority that have its label; "as first" and "moved":
     the share with the hard label of the dimension's first row, and the mean change of the posterior
-    from it. released needs two poles and is left out elsewhere.
+    from it. "ties": items whose poles are exactly as probable; each counts as a half (of two).
+    released needs two poles and is left out elsewhere.
 
     Needs the extra: pip install 'suture[labels]'.
     """
@@ -138,12 +139,13 @@ def compare(
             cells = [
                 name,
                 row["estimator"],
+                row["ties"],
                 *map(_number, (row["hard_as_majority"], row["hard_as_first"], row["moved"])),
             ]
             if known is not None:
                 cells += map(_number, (row["accuracy"], row["brier"]))
             rows.append([*cells, f"{row['seconds']:.3f}"])
-    head = ["dimension", "estimator", "as majority", "as first", "moved"]
+    head = ["dimension", "estimator", "ties", "as majority", "as first", "moved"]
     emit(table(rows, [*head, *(("accuracy", "Brier") if known is not None else ()), "seconds"]))
     if known is not None:
         tell_without_item(known.without_item, truth)
