@@ -172,7 +172,7 @@ def plot(
 
     refuse_ending(output, ".svg")
     refuse_inputs([output], [labels, against])
-    panels = _panels(read_labels(labels))
+    panels: list[Panel] = _panels(read_labels(labels))
     over = _panels(read_labels(against)) if against is not None else []
     drawn = label_plot(
         panels,
@@ -181,25 +181,31 @@ def plot(
         names=(labels.name, against.name if against else ""),
     )
     write_bytes(output, standalone(drawn).encode())
+    known = {panel.name for panel in over}
+    bare = [panel.name for panel in panels if over and panel.name not in known]
     if json:
-        emit_json({"plot": str(output), "dimensions": [panel.name for panel in panels]})
+        names = [panel.name for panel in panels]
+        emit_json({"plot": str(output), "dimensions": names, "without_dots": bare})
         return
     emit(f"drawn: {output}")
+    if bare and against is not None:
+        emit(f"without dots, as {against.name} has no labels of it: {', '.join(bare)}")
 
 
 def _panels(rows: list[Any]) -> list[Panel]:
     from suture.report.label_plot import Panel
 
     panels = []
+    items = [row.id for row in rows]
     for name in rows[0].soft if rows else ():
         soft, hard = [row.soft[name] for row in rows], [row.hard.get(name) for row in rows]
         shared = next((value for value in soft if isinstance(value, dict)), None)
         if shared is not None:
             known = [value for value in soft if value is not None]
             shares = {pole: sum(v[pole] for v in known) / len(known) for pole in shared}
-            panels.append(Panel(name, tuple(shared), [], hard, shares))
+            panels.append(Panel(name, tuple(shared), [], hard, shares, items))
             continue
-        panels.append(Panel(name, _ends(soft, hard), soft, hard))
+        panels.append(Panel(name, _ends(soft, hard), soft, hard, items=items))
     return panels
 
 
