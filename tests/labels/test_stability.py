@@ -88,4 +88,7 @@ def test_patterns_that_no_item_has_decide_nothing() -> None:
         one, other = (fit(p, labels.ballot.scale, em) for p in (tail, alone))
         np.testing.assert_allclose(one.posterior[:20], other.posterior, rtol=1e-12)
         np.testing.assert_allclose(one.prior, other.prior, rtol=1e-12)
-        assert (one.rounds, one.log_likelihood) == (other.rounds, pytest.approx(other.log_likelihood))
+        assert (one.rounds, one.log_likelihood) == (
+            other.rounds,
+            pytest.approx(other.log_likelihood),
+        )

@@ -93,12 +93,14 @@ def stability(
         )
     found = np.array(values)
     known = np.isfinite(found)
+    on_first = (np.array(first) > 0.5).sum(axis=0).astype(np.float64)
     low, high = _ends(found, known)
+    times: NDArray[np.float64] = known.sum(axis=0).astype(np.float64)
     with np.errstate(invalid="ignore"):  # in no draw: NaN
-        is_first = distinct.spread((np.array(first) > 0.5).sum(axis=0) / known.sum(axis=0))
+        is_first = distinct.spread(on_first / times)
     kept = np.where(labels.hard == 0, is_first, 1 - is_first)
     kept[labels.hard < 0] = np.nan
-    partly = distinct.spread(1.0 - known.all(axis=0)) > 0
+    partly = distinct.spread(len(values) - times) > 0
     failed = draws - len(values)
     return Stability(distinct.spread(low), distinct.spread(high), kept, draws, failed, partly)
 

@@ -104,8 +104,8 @@ def read_votes(
     dimensions: Sequence[str] = (),
 ) -> Votes:
     """The votes of a file, checked. `scales`: by dimension, for those whose names do not tell.
-    `limit`: the first items only, with all their votes. `dimensions`: these only, whatever the others hold; default: all.
-    Rows per vote that name no dimension vote on the one called `label`.
+    `limit`: the first items only, with all their votes. `dimensions`: these only, whatever the
+    others hold; default: all. Rows per vote that name no dimension vote on the one called `label`.
 
     Errors, with file and line: E301 to E312 of the reader; E380 a dimension without a scale, E382
     rows of neither form, E383 an item or a vote twice, E384 an item without votes at all, E385 an

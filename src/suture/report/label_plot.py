@@ -2,7 +2,8 @@
 
 Bars are stacked by hard label, the first pole filled and the second outlined; with more than two
 poles there is a bar per pole, all filled. A legend below says so. A second set of labels (another
-mode, a model's) of the same items is laid over as dots. `suture.report.svg.standalone` turns the result into a file.
+mode, a model's) of the same items is laid over as dots. `suture.report.svg.standalone` turns the
+result into a file.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def _alike(
     for one, two in both:
         lacking = sorted(set(one.items) ^ set(two.items))
         if lacking:
-            why = f"of {len(one.items)} and {len(two.items)} items, {len(lacking)} stand in one only"
+            why = (
+                f"of {len(one.items)} and {len(two.items)} items, {len(lacking)} stand in one only"
+            )
             why += f": {some(lacking)}"
         elif (one.shares is None) != (two.shares is None) or _other_poles(one, two):
             why = f"'{one.name}' has the poles {', '.join(one.poles)}, and {', '.join(two.poles)}"
@@ -158,9 +161,7 @@ def _panel(panel: Panel, over: Panel | None, names: tuple[str, str]) -> tuple[st
     body = [_caption(panel), f'<text x="0" dx="-8" y="-9" {_END}>items</text>']
     for value in marks:
         body.append(line(0, y(value), 100, y(value), 'class="rule"'))
-        body.append(
-            f'<text x="0" dx="-8" y="{y(value) + 4:g}" {_END}>{value:g}</text>'
-        )
+        body.append(f'<text x="0" dx="-8" y="{y(value) + 4:g}" {_END}>{value:g}</text>')
     wide = 100 / len(columns)
     for place, column in enumerate(columns):
         body.append(_bar(panel, column, place, wide, y, shares is not None))
