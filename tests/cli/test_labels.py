@@ -203,6 +203,14 @@ def test_plot(votes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     drawn = out.read_text()
     assert drawn.startswith("<svg xmlns")
     assert "b.jsonl" in drawn
+    told(capsys, "estimate", str(votes), "-o", str(two), "--dimension", "S/N")
+    facts = told(capsys, "plot", str(one), "-o", str(out), "--against", str(two))
+    assert facts["without_dots"] == ["E/I"]
+    assert run(["labels", "plot", str(one), "-o", str(out), "--against", str(two)]) == 0
+    assert "without dots, as b.jsonl has no labels of it: E/I" in capsys.readouterr().out
+    write_jsonl(two, [{"id": 0, "softlabels": {"E/I": 0.5}}])
+    error = told(capsys, "plot", str(one), "-o", str(out), "--against", str(two), code=1)["error"]
+    assert error["code"] == "E639"
     assert told(capsys, "plot", str(votes), "-o", str(out), code=1)["error"]["code"] == "E397"
     png = str(tmp_path / "p.png")
     error = told(capsys, "plot", str(one), "-o", png, code=1)["error"]

@@ -425,6 +425,16 @@ def test_a_tiny_number_keeps_its_digits_in_the_interval() -> None:
     assert _ends(None, 0.25) == "no interval"
 
 
+def test_many_metrics_without_an_interval_are_one_short_line(capsys: Any) -> None:
+    rows = [Row(str(n), {f"m{k}.kl": 0.5 for k in range(20)}) for n in range(3)]
+    metrics = mean_scores(rows)
+    better: Any = dict.fromkeys(metrics, "lower")
+    one = Measurement("emotion", {"fingerprint": "m"}, 3, metrics, better, rows)
+    show(one, None, False)
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("no interval for")]
+    assert "and 14 more: fewer than 5 rows" in line
+
+
 def test_hardly_any_reply_in_the_form_asked_for_is_told(capsys: Any) -> None:
     def shown(strict: int, name: str = "t.") -> str:
         rows = [

@@ -140,6 +140,26 @@ def test_estimators_on_three_poles_leave_released_out() -> None:
     assert [row["items"] for row in rows] == [5, 5]
 
 
+@pytest.mark.parametrize("method", ["majority", "converged"])
+def test_ties_hang_on_no_order_of_poles(method: str) -> None:
+    """A tie counts as a half, whichever pole is named first."""
+    from suture.labels import Scale
+
+    cells = np.array([[0, 0], [1, 1], [0, 1], [0, 1], [1, 0]])
+    truth = [{"x": name} for name in ("no", "yes", "no", "no", "no")]
+    found = []
+    for poles in (["no", "yes"], ["yes", "no"]):
+        scale = Scale(name="x", poles={name: [name] for name in poles})
+        own = votes(cells if poles[0] == "no" else 1 - cells, scale)
+        found.append(compare_estimators(own, "x", [method, "dawid-skene"], truth=truth))
+    for one, other in zip(*found, strict=True):
+        for key in ("accuracy", "hard_as_first", "hard_as_majority", "ties"):
+            assert one[key] == pytest.approx(other[key]), key
+    if method == "majority":
+        assert (found[0][0]["ties"], found[0][0]["hard_as_first"]) == (3, 1)
+        assert found[0][0]["accuracy"] == pytest.approx((2 + 3 / 2) / 5)
+
+
 def test_shares_of_nothing_are_none() -> None:
     """Two annotators who never agree: no majority, no hard label, and no warning."""
     from suture.labels import EM, stability

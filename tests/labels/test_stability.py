@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from crowd import graded, votes
 from suture.errors import SutureError
 from suture.labels import EM, Scale, estimate, stability
+from suture.labels.em import fit
 
 
 def test_unanimous_items_stay_and_split_ones_move() -> None:
@@ -53,3 +56,39 @@ def test_more_than_two_poles_have_no_interval() -> None:
     labels = estimate(votes(np.array([[0, 0], [1, 1], [2, 2]]), three), mode="converged")["x"]
     with pytest.raises(SutureError, match="E390"):
         stability(labels, EM())
+
+
+def test_what_is_not_drawn_fails_no_draw() -> None:
+    """Rare patterns may have no pole where nobody votes so: they alone are without a label."""
+    cells = graded(30, 4, 5)
+    labels = estimate(votes(cells))["F/S"]
+    em = EM.of("released")
+    found = stability(labels, em, draws=100)
+    assert found.failed == 0
+    assert found.partly.any()
+    assert not found.partly.all()
+    voted = np.isfinite(labels.soft)
+    assert np.isfinite(found.low[voted & ~found.partly]).all()
+    assert (found.kept[np.isfinite(found.kept)] <= 1).all()
+    assert found.facts()["partly"] == found.partly.sum()
+
+
+def test_patterns_that_no_item_has_decide_nothing() -> None:
+    """The estimate with them at count 0 is the estimate without them."""
+    labels = estimate(votes(graded(30, 4, 5)))["F/S"]
+    whole = labels.fit.patterns
+    for em in (EM.of("released"), EM()):
+        tail = replace(whole, count=np.where(np.arange(len(whole)) < 20, whole.count, 0.0))
+        alone = replace(
+            whole,
+            code=whole.code[: whole.starts[20]],
+            starts=whole.starts[:21],
+            count=whole.count[:20],
+        )
+        one, other = (fit(p, labels.ballot.scale, em) for p in (tail, alone))
+        np.testing.assert_allclose(one.posterior[:20], other.posterior, rtol=1e-12)
+        np.testing.assert_allclose(one.prior, other.prior, rtol=1e-12)
+        assert (one.rounds, one.log_likelihood) == (
+            other.rounds,
+            pytest.approx(other.log_likelihood),
+        )

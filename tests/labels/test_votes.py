@@ -58,6 +58,9 @@ def test_one_row_per_vote_in_any_order_and_as_a_table(tmp_path: Path) -> None:
     assert read.items == ["b", "a"]
     assert read.annotators == ["7", "ann", "zoe"]
     assert read.ballots["label"].table(2, 3).tolist() == [[-1, 0, 1], [-1, 0, -1]]
+    first = read_votes(tmp_path / "v.jsonl", scales, limit=1)
+    assert first.items == ["b"]
+    assert first.ballots["label"].table(1, 2).tolist() == [[0, 1]]  # whatever stands between
     table = tmp_path / "v.csv"
     table.write_text("item,annotator,vote\nb,zoe,yes\na,ann,no\nb,ann,no\na,7,\n")
     same = read_votes(table, scales)

@@ -196,6 +196,26 @@ def test_what_is_no_seed_is_not_taken_for_one(tmp_path: Path) -> None:
         grouped(named_files([f"a={first}", f"a={first}"]))
 
 
+def test_two_baselines_are_no_seeds(tmp_path: Path) -> None:
+    ways = [measured("a", 0.8, seed) for seed in range(3)]
+    for one, path, seed in zip(ways, ("majority", "tf-idf", "tf-idf"), (0, 0, 1), strict=True):
+        one.model.update(fingerprint=None, path=f"baseline:{path}", seed=seed)
+    files = saved(tmp_path, *ways, measured("b", 0.8, 7))
+    for other in (files[0], files[3]):
+        with pytest.raises(SutureError, match=r"E631.*baseline:") as caught:
+            grouped(named_files([f"a={other}", f"a={files[1]}"]))
+        assert "two labels" in str(caught.value.fix)
+    assert len(grouped(named_files([f"a={file}" for file in files[1:3]]))["a"]) == 2
+
+
+def test_intervals_of_shares_over_seeds_stay_within_0_and_1() -> None:
+    group = [measured("a", right, seed) for seed, right in enumerate((0.4, 0.95))]
+    low, high = mean_interval([one.metrics["f1"] for one in group])
+    assert low < 0 < 1 < high
+    found = cells(tabulate({"a": group}))["a"]
+    assert (found.low, found.high) == (0, 1)
+
+
 def test_rows_of_one_model_are_told_apart_by_options(tmp_path: Path) -> None:
     ways = [
         measured("a", right, options={"method": m, "n": 1}) for m, right in (("x", 0.7), ("y", 0.9))

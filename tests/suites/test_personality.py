@@ -316,9 +316,32 @@ def test_other_labels_of_the_same_people(people: Path, tmp_path: Path) -> None:
         suite.read([people], None)
 
 
+def test_labels_may_be_null(tmp_path: Path) -> None:
+    """As `suture labels estimate` writes items without votes, and exact ties."""
+    rows = [
+        {
+            "id": one["id"],
+            "softlabels": {"E/I": 0.5, "S/N": None},
+            "hardlabels": {"E/I": None, "S/N": None, "T/F": "T"},
+        }
+        for one in PEOPLE
+    ]
+    labels = write_jsonl(tmp_path / "labels.jsonl", rows)
+    bare = [{"id": one["id"], "posts": one["posts"]} for one in PEOPLE]
+    suite = load_suite("personality", {"labels": str(labels)})
+    items = suite.read([write_jsonl(tmp_path / "people.jsonl", bare)], None)
+    found = {(item.dimension, item.soft, item.hard) for item in items[:3]}
+    assert found == {("E/I", 0.5, None), ("S/N", None, None), ("T/F", None, "T")}
+    derived = suite.derived(suite.score(items, told(items, ["[[9]]"] * len(items))))
+    assert "ei.rmse" in derived
+    assert "sn.rmse" not in derived
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
+        ({"hardlabels": {"EI": None}}, "'None' of 'EI'"),
+        ({"softlabels": {"EI": None}}, "null of 'EI'"),
         ({"softlabels": {"E/I": 1.5}}, "1.5 of 'E/I'"),
         ({"softlabels": {"EI": 0.5}}, "of 'EI'"),
         ({"hardlabels": {"T/F": "I"}}, "'I' of 'T/F'"),

@@ -112,7 +112,8 @@ def compare(
 
     "as majority": the share of items with a majority that have its label; "as first" and "moved":
     the share with the hard label of the dimension's first row, and the mean change of the posterior
-    from it. released needs two poles and is left out elsewhere.
+    from it. "ties": items whose poles are exactly as probable; each counts as a half (of two).
+    released needs two poles and is left out elsewhere.
 
     Needs the extra: pip install 'suture[labels]'.
     """
@@ -138,12 +139,13 @@ def compare(
             cells = [
                 name,
                 row["estimator"],
+                row["ties"],
                 *map(_number, (row["hard_as_majority"], row["hard_as_first"], row["moved"])),
             ]
             if known is not None:
                 cells += map(_number, (row["accuracy"], row["brier"]))
             rows.append([*cells, f"{row['seconds']:.3f}"])
-    head = ["dimension", "estimator", "as majority", "as first", "moved"]
+    head = ["dimension", "estimator", "ties", "as majority", "as first", "moved"]
     emit(table(rows, [*head, *(("accuracy", "Brier") if known is not None else ()), "seconds"]))
     if known is not None:
         tell_without_item(known.without_item, truth)
@@ -170,7 +172,7 @@ def plot(
 
     refuse_ending(output, ".svg")
     refuse_inputs([output], [labels, against])
-    panels = _panels(read_labels(labels))
+    panels: list[Panel] = _panels(read_labels(labels))
     over = _panels(read_labels(against)) if against is not None else []
     drawn = label_plot(
         panels,
@@ -179,25 +181,31 @@ def plot(
         names=(labels.name, against.name if against else ""),
     )
     write_bytes(output, standalone(drawn).encode())
+    known = {panel.name for panel in over}
+    bare = [panel.name for panel in panels if over and panel.name not in known]
     if json:
-        emit_json({"plot": str(output), "dimensions": [panel.name for panel in panels]})
+        names = [panel.name for panel in panels]
+        emit_json({"plot": str(output), "dimensions": names, "without_dots": bare})
         return
     emit(f"drawn: {output}")
+    if bare and against is not None:
+        emit(f"without dots, as {against.name} has no labels of it: {', '.join(bare)}")
 
 
 def _panels(rows: list[Any]) -> list[Panel]:
     from suture.report.label_plot import Panel
 
     panels = []
+    items = [row.id for row in rows]
     for name in rows[0].soft if rows else ():
         soft, hard = [row.soft[name] for row in rows], [row.hard.get(name) for row in rows]
         shared = next((value for value in soft if isinstance(value, dict)), None)
         if shared is not None:
             known = [value for value in soft if value is not None]
             shares = {pole: sum(v[pole] for v in known) / len(known) for pole in shared}
-            panels.append(Panel(name, tuple(shared), [], hard, shares))
+            panels.append(Panel(name, tuple(shared), [], hard, shares, items))
             continue
-        panels.append(Panel(name, _ends(soft, hard), soft, hard))
+        panels.append(Panel(name, _ends(soft, hard), soft, hard, items=items))
     return panels
 
 

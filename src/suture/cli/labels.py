@@ -189,10 +189,22 @@ def _tell_reliability(by_dimension: dict[str, list[dict[str, Any]]]) -> None:
 def _tell_doubts(facts: dict[str, Any]) -> None:
     """Whatever a reader of the labels must know, a line each."""
     for name, own in facts["stability"].items():
+        used = own["draws"] - own["failed"]
         emit(
             f"{name}: 95% intervals of soft labels are {own['mean_width']:.2f} wide on average; "
-            f"{_percent(own['settled'])} of hard labels stay in 95% of {own['draws']} draws"
+            f"{_percent(own['settled'])} of posteriors are on the hard label's side in 95% of "
+            f"{used} draws"
         )
+        if own["failed"]:
+            emit(
+                f"{name}: {own['failed']} of {own['draws']} draws have no estimate and are left "
+                "out: what is said of the others is too sure; --mode converged has them all"
+            )
+        if own["partly"]:
+            emit(
+                f"{name}: {own['partly']} items have no label in some draws, as nobody else votes "
+                "so; their intervals rest on the other draws"
+            )
     for name, own in facts["dimensions"].items():
         if not own["converged"]:
             emit(f"{name}: still moving by {own['moved']:.1g} after {own['rounds']} rounds")

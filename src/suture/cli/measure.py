@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 from suture.cli.terminal import emit, emit_json, table
 from suture.cli.verdicts import ledger_text
 from suture.config import override
-from suture.errors import SutureError
+from suture.errors import SutureError, some
 
 if TYPE_CHECKING:
     from suture.ledger import Measurement, Role
@@ -403,13 +403,13 @@ def _direction(measurement: Measurement, name: str) -> str:
 
 
 def _why_none(measurement: Measurement, names: Sequence[str]) -> str:
-    """Why some metrics have no interval."""
+    """Why some metrics have no interval; the table above names them all."""
     from suture.ledger import without_interval
 
     why: dict[str, list[str]] = {}
     for name in names:
         why.setdefault(without_interval(measurement, name), []).append(name)
-    told = "; ".join(f"{', '.join(group)}: {reason}" for reason, group in why.items())
+    told = "; ".join(f"{some(group)}: {reason}" for reason, group in why.items())
     return f"no interval for {told}"
 
 

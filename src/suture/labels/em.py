@@ -87,8 +87,12 @@ class Fit:
 def fit(patterns: Patterns, scale: Scale, em: EM) -> Fit:
     """Run EM on the patterns of one dimension.
 
+    Patterns that no item has (count 0, as in a resampling) decide nothing; their posterior is what
+    the tables give, NaN where that is no pole.
+
     Error: E389 where a pattern has no probability under any pole.
     """
+    held = patterns.count > 0
     if em.start == "median":
         last, table, prior = _median_start(patterns, scale)
     else:
@@ -101,10 +105,10 @@ def fit(patterns: Patterns, scale: Scale, em: EM) -> Fit:
     moved = np.inf
     while True:
         posterior, counts, log_likelihood = _round(patterns, table, prior)
-        _check(posterior, scale)
+        _check(posterior[held], scale)
         rounds += 1
         prior = _prior(posterior, patterns, em)
-        moved = float(np.abs(posterior - last).max())
+        moved = float(np.abs(posterior - last)[held].max())
         if moved < em.tolerance or rounds >= em.max_rounds:
             break
         last = posterior
@@ -112,7 +116,7 @@ def fit(patterns: Patterns, scale: Scale, em: EM) -> Fit:
         m_steps += 1
     if em.last_e_step:
         posterior, _, log_likelihood = _round(patterns, table, prior)
-        _check(posterior, scale)
+        _check(posterior[held], scale)
     totals = table.sum(axis=1, keepdims=True)
     table = np.divide(table, totals, out=np.zeros_like(table), where=totals > 0)
     if not m_steps:  # the first table may be raw counts, which give no likelihood
@@ -190,6 +194,7 @@ def _round(
     for a, b in _tiles(patterns.starts):
         votes = slice(int(patterns.starts[a]), int(patterns.starts[b]))
         code, starts = patterns.code[votes], patterns.starts[a:b] - patterns.starts[a]
+        count, held = patterns.count[a:b], patterns.count[a:b] > 0
         logs = np.empty((K, b - a))
         for pole in range(K):
             logs[pole] = np.add.reduceat(log_table[pole][code], starts)
@@ -199,11 +204,11 @@ def _round(
             shares = np.exp(logs - top)
             total = shares.sum(axis=0)
             shares /= total
-            log_likelihood += float((patterns.count[a:b] * (top + np.log(total))).sum())
+            log_likelihood += float((count * (top + np.log(total)))[held].sum())
         posterior[a:b] = shares.T
         lengths = np.diff(patterns.starts[a : b + 1])
         for pole in range(K):
-            weight = np.repeat(shares[pole] * patterns.count[a:b], lengths)
+            weight = np.repeat(np.where(held, shares[pole] * count, 0.0), lengths)
             counts[:, pole] += np.bincount(code, weight, minlength=len(counts))
     return posterior, counts, log_likelihood
 
@@ -246,7 +251,8 @@ def _m_step(
 def _prior(posterior: NDArray[np.float64], patterns: Patterns, em: EM) -> NDArray[np.float64]:
     items = patterns.count.sum()
     if em.prior == "soft":
-        prior: NDArray[np.float64] = patterns.count @ posterior / items
+        held = np.where(patterns.count[:, None] > 0, posterior, 0.0)
+        prior: NDArray[np.float64] = patterns.count @ held / items
         return prior
     if posterior.shape[1] == 2:  # exactly .5 counts for the second pole
         first = float(patterns.count[posterior[:, 0] > 0.5].sum() / items)

@@ -128,7 +128,7 @@ def _labels(votes: Votes, ballot: Ballot, mode: Mode, em: EM, soft: Soft | None)
     result = fit(distinct, scale, em)
     tally = distinct.by_pole(scale)
     majority = _majority(tally)
-    certain = _decided(result.posterior)
+    certain = decided(result.posterior)
     by_votes = mode == "released"
     hard = np.where(majority >= 0, majority, certain) if by_votes else certain
     unvoted = (hard >= 0) & (tally[np.arange(len(distinct)), hard] == 0)
@@ -159,7 +159,7 @@ def _majority(
     return np.where(alone, tally.argmax(axis=1), -1)
 
 
-def _decided(posterior: NDArray[np.float64]) -> NDArray[np.int64]:
+def decided(posterior: NDArray[np.float64]) -> NDArray[np.int64]:
     """The most probable pole; -1 where two are exactly as probable."""
     best = posterior.max(axis=1, keepdims=True)
     alone = (posterior == best).sum(axis=1) == 1
@@ -173,7 +173,8 @@ def label_rows(
 
     The posterior of two poles is that of the second, so that it points the way of the soft label;
     of more poles, each one's. Null: nobody voted on it; a null hard label alone: an exact tie.
-    `sure`: adds the soft label's `interval`, and `kept`, how often draws leave the hard label.
+    `sure`: adds the soft label's `interval`, and `kept`, in how many draws the posterior is on the
+    side of the hard label.
     """
     columns = {name: _columns(found) for name, found in labels.items()}
     for place, item in enumerate(votes.ids):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from suture.errors import SutureError
 from suture.labels.em import vote_shares
-from suture.labels.estimate import estimate
+from suture.labels.estimate import decided, estimate
 from suture.labels.extras import need
 from suture.labels.patterns import patterns
 from suture.labels.votes import Votes
@@ -35,8 +35,11 @@ def compare_estimators(
 ) -> list[dict[str, Any]]:
     """One row per estimator, on one dimension.
 
+    Where poles are exactly as probable no label is made, and wherever labels are counted each of
+    these poles counts as a part of an item: a half of two, as a lot would on average.
+
     `hard_as_majority`: share of items with a majority whose label is the majority's (None: no item
-    has one);
+    has one); `ties`: items without a label;
     `hard_as_first` and `moved`: share of items with the hard label of the first estimator, and the
     mean change of posteriors from it; `log_likelihood` where the estimator has one of the votes;
     `accuracy` and `brier` (mean squared error of the probabilities, 0 to 2) on items whose `truth`
@@ -57,7 +60,8 @@ def compare_estimators(
     majority = _shares(votes, dimension)
     top = majority.max(axis=1, keepdims=True)
     clear: NDArray[np.bool_] = np.sum(majority == top, axis=1) == 1
-    first: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
+    majority_picks = _picks(majority, decided(majority))
+    first: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     for name in methods:
         if name == "released" and len(poles) > 2:
             continue
@@ -66,20 +70,22 @@ def compare_estimators(
         began = time.perf_counter()
         posterior, hard, log_likelihood = _estimate(votes, dimension, name)
         seconds = time.perf_counter() - began
-        first = (posterior, hard) if first is None else first
+        picks = _picks(posterior, hard)
+        first = (posterior, picks) if first is None else first
         voted: NDArray[np.bool_] = np.isfinite(posterior.sum(axis=1))
         row: dict[str, Any] = {
             "estimator": name,
             "items": int(voted.sum()),
-            "hard_as_majority": _share(hard == majority.argmax(axis=1), voted & clear),
-            "hard_as_first": _share(hard == first[1], voted),
+            "ties": int((hard < 0)[voted].sum()),
+            "hard_as_majority": _share(_same(picks, majority_picks), voted & clear),
+            "hard_as_first": _share(_same(picks, first[1]), voted),
             "moved": float(np.abs(posterior - first[0]).max(axis=1)[voted].mean()),
             "log_likelihood": log_likelihood,
             "seconds": seconds,
         }
         if truth is not None:
             known = [own.get(dimension) for own in truth]
-            row |= _held_against(posterior, hard, known, poles)
+            row |= _held_against(posterior, picks, known, poles)
         rows.append(row)
     return rows
 
@@ -87,16 +93,31 @@ def compare_estimators(
 def _estimate(
     votes: Votes, dimension: str, name: str
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], float | None]:
-    """Posterior (items, poles), hard label and log-likelihood of one estimator."""
+    """Posterior (items, poles), hard label (-1: a tie) and log-likelihood of one estimator."""
     if name in PEERS:
         posterior = _peer(votes, dimension, name)
-        return posterior, posterior.argmax(axis=1), None
+        return posterior, decided(posterior), None
     mode: Any = name
     labels = estimate(votes, mode=mode, dimensions=[dimension])[dimension]
     return labels.posterior, labels.hard, labels.fit.log_likelihood
 
 
-def _share(same: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
+def _picks(posterior: NDArray[np.float64], hard: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How much of each pole a hard label is (items, poles): all of one, or equal parts of those
+    that tie."""
+    poles = posterior.shape[1]
+    tied = (posterior == posterior.max(axis=1, keepdims=True)).astype(np.float64)
+    parts = tied / np.maximum(tied.sum(axis=1, keepdims=True), 1)
+    return np.where((hard >= 0)[:, None], np.eye(poles)[hard], parts)
+
+
+def _same(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much of two labels is the same, by item."""
+    both: NDArray[np.float64] = np.minimum(one, other).sum(axis=1)
+    return both
+
+
+def _share(same: NDArray[np.float64], among: NDArray[np.bool_]) -> float | None:
     """The share that is the same; None where there is nothing to share."""
     return float(same[among].mean()) if among.any() else None
 
@@ -127,7 +148,7 @@ def _peer(votes: Votes, dimension: str, name: str) -> NDArray[np.float64]:
 
 def _held_against(
     posterior: NDArray[np.float64],
-    hard: NDArray[np.int64],
+    picks: NDArray[np.float64],
     truth: Sequence[str | None],
     poles: list[str],
 ) -> dict[str, Any]:
@@ -139,6 +160,6 @@ def _held_against(
     wanted = np.eye(len(poles))[right]
     return {
         "known": len(known),
-        "accuracy": float((hard[known] == right).mean()),
+        "accuracy": float(_same(picks[known], wanted).mean()),
         "brier": float(((posterior[known] - wanted) ** 2).sum(axis=1).mean()),
     }

@@ -27,10 +27,10 @@ def spread(first: NDArray[np.float64], found: Patterns, symbols: list[str]) -> N
     """Soft labels of the patterns, 0 = all of the first pole. `first`: its posterior.
 
     Equal posteriors are ordered by their votes as texts, annotator by annotator (inferred: in the
-    original, hashing decides).
+    original, hashing decides). NaN, a pattern without any possible pole, stays NaN.
     """
     names = found.strings(symbols)
-    soft = np.empty(len(found))
+    soft = np.full(len(found), np.nan)
     for side, sign in ((first >= 0.5, 1), (first < 0.5, -1)):
         places = np.flatnonzero(side)
         if not len(places):

@@ -104,8 +104,8 @@ def read_votes(
     dimensions: Sequence[str] = (),
 ) -> Votes:
     """The votes of a file, checked. `scales`: by dimension, for those whose names do not tell.
-    `limit`: the first items only. `dimensions`: these only, whatever the others hold; default: all.
-    Rows per vote that name no dimension vote on the one called `label`.
+    `limit`: the first items only, with all their votes. `dimensions`: these only, whatever the
+    others hold; default: all. Rows per vote that name no dimension vote on the one called `label`.
 
     Errors, with file and line: E301 to E312 of the reader; E380 a dimension without a scale, E382
     rows of neither form, E383 an item or a vote twice, E384 an item without votes at all, E385 an
@@ -137,7 +137,7 @@ class _Reading:
         self.boxes: dict[str, tuple[array[int], ...]] = {}
 
     def take(self, number: int, row: dict[str, Any]) -> bool:
-        """One row; False when it is beyond the limit."""
+        """One row; False when it and all behind it are beyond the limit."""
         if self.wide is None:
             self.wide = "annotation" in row
         own = row.get("id", str(number)) if self.wide else row.get("item")
@@ -146,7 +146,7 @@ class _Reading:
             self._refuse_form(number, row)
         new = name not in self.items
         if new and len(self.items) == self.limit:
-            return False
+            return not self.wide  # votes on the items within may stand further down
         if self.wide and not new:
             first = self.lines[self.items[name]]
             self._refuse(

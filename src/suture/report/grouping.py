@@ -38,7 +38,7 @@ def grouped(files: Sequence[tuple[str | None, Path]]) -> dict[str, list[Measurem
     """The measurements by label, in the order of the files.
 
     Errors: those of `Measurement.load`; E630 models of one name that nothing calls seeds, or one
-    measurement twice; E631 one label for measurements with other options.
+    measurement twice; E631 one label for measurements with other options, or for two baselines.
     """
     loaded = [(label, Measurement.load(file)) for label, file in files]
     differing = _differing([one for label, one in loaded if label is None])
@@ -55,9 +55,13 @@ def grouped(files: Sequence[tuple[str | None, Path]]) -> dict[str, list[Measurem
 
 def _model(one: Measurement) -> str:
     """The folder without its seed, and the patches on it."""
-    path = Path(str(one.model.get("path", "model")))
+    path = Path(_path(one))
     name = _SEED.sub("", path.name) or path.parent.name or path.name
     return name + "".join(f"+{str(patch)[:8]}" for patch in one.model.get("patches") or ())
+
+
+def _path(one: Measurement) -> str:
+    return str(one.model.get("path", "model"))
 
 
 def _seed(one: Measurement) -> str | None:
@@ -71,6 +75,13 @@ def _seed(one: Measurement) -> str | None:
 def _asked(one: Measurement) -> dict[str, Any]:
     options = one.data.get("options", {})
     return {key: value for key, value in options.items() if key != "seed"}
+
+
+def _baseline(one: Measurement) -> dict[str, Any]:
+    """Which baseline answered, seed aside; empty for a model."""
+    if not _path(one).startswith("baseline:"):
+        return {}
+    return {key: value for key, value in one.model.items() if key != "seed"}
 
 
 def _differing(measurements: Sequence[Measurement]) -> dict[str, set[str]]:
@@ -117,6 +128,14 @@ def _check(name: str, group: Sequence[Measurement], *, said: bool) -> None:
                     f"two models are called '{name}', and nothing says that they are seeds",
                     where=where,
                     fix=f"call seeds of one model alike, {name}={one.file}; else give other labels",
+                )
+            if _baseline(other) != _baseline(one):
+                raise SutureError(
+                    "E631",
+                    f"'{name}': {one.suite} was measured of {_path(other)} and of {_path(one)}",
+                    where=where,
+                    why="no seed makes the one of the other, and their mean would be nobody's",
+                    fix="give them two labels",
                 )
             if _asked(other) != _asked(one):
                 raise SutureError(

@@ -2,22 +2,25 @@
 
 Bars are stacked by hard label, the first pole filled and the second outlined; with more than two
 poles there is a bar per pole, all filled. A legend below says so. A second set of labels (another
-mode, a model's) is laid over as dots. `suture.report.svg.standalone` turns the result into a file.
+mode, a model's) of the same items is laid over as dots. `suture.report.svg.standalone` turns the
+result into a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from suture.errors import SutureError, some
 from suture.report.svg import Axis, frame, label, line, mark, text, ticks
 
 BINS = 10
 _TALL = 110  # pixels of one panel's bars
 _ROW = _TALL + 74  # with caption and axis
 _LINE = 18  # pixels of a line of the legend
+_END = 'text-anchor="end" class="tick"'  # of what stands left of the axis
 _PAINT = (
     'style="fill:var(--before);stroke:var(--before)"',
     'style="fill:var(--paper);stroke:var(--after);stroke-width:2"',
@@ -28,13 +31,15 @@ _PAINT = (
 @dataclass(frozen=True)
 class Panel:
     """One dimension. `soft`: 0 = first pole, 1 = second, None where there is none; with more poles
-    empty, and `shares` has each pole's mean. `hard`: a pole or None, in the same order."""
+    empty, and `shares` has each pole's mean. `hard`: a pole or None, in the same order. `items`:
+    their ids."""
 
     name: str
     poles: tuple[str, ...]
     soft: Sequence[float | None]
     hard: Sequence[str | None]
     shares: Mapping[str, float] | None = None
+    items: Sequence[str] = ()
 
 
 def label_plot(
@@ -44,11 +49,14 @@ def label_plot(
     over: Sequence[Panel] = (),
     names: tuple[str, str] = ("labels", "others"),
 ) -> Markup:
-    """All panels below each other. `over`: another set with the same dimensions, drawn as dots;
-    `names`: what the two sets are called. Empty markup for no panels."""
+    """All panels below each other. `over`: other labels of the same items, drawn as dots in the
+    panels that they have; `names`: what the two sets are called. Empty markup for no panels.
+
+    Error: E639 `over` has other items, no dimension in common, or other poles.
+    """
     if not panels:
         return Markup("")
-    other = {panel.name: panel for panel in over}
+    other = _alike(panels, over, names)
     body, told = [], []
     for place, panel in enumerate(panels):
         drawn, words = _panel(panel, other.get(panel.name), names)
@@ -66,6 +74,52 @@ def label_plot(
         body.append(label(11, tall, f"{names[1]}; bars: {names[0]}", anchor="start", css="tick"))
         tall += _LINE
     return frame(title, " ".join(told), "".join(body), height=tall)
+
+
+def _alike(
+    panels: Sequence[Panel], over: Sequence[Panel], names: tuple[str, str]
+) -> dict[str, Panel]:
+    """What is laid over, by dimension, poles in the order of `panels`; refused where counts side by
+    side would be about different things."""
+    other = {panel.name: panel for panel in over}
+    mine, theirs = (", ".join(panel.name for panel in some_set) for some_set in (panels, over))
+    both = [(panel, other[panel.name]) for panel in panels if panel.name in other]
+    found = {}
+    why = None
+    if over and not both:
+        why = f"no dimension is in both: {mine}, and {theirs}"
+    for one, two in both:
+        lacking = sorted(set(one.items) ^ set(two.items))
+        if lacking:
+            why = (
+                f"of {len(one.items)} and {len(two.items)} items, {len(lacking)} stand in one only"
+            )
+            why += f": {some(lacking)}"
+        elif (one.shares is None) != (two.shares is None) or _other_poles(one, two):
+            why = f"'{one.name}' has the poles {', '.join(one.poles)}, and {', '.join(two.poles)}"
+        found[one.name] = replace(two, poles=one.poles)
+    if why is not None:
+        raise SutureError(
+            "E639",
+            f"{names[1]} does not label what {names[0]} does",
+            where=f"{names[0]} and {names[1]}",
+            why=why,
+            fix="give labels of the same items and dimensions, or draw each by itself",
+        )
+    return found
+
+
+def _other_poles(one: Panel, two: Panel) -> bool:
+    """Whether labels that are there are of other poles, or of the same the other way round."""
+    if one.shares is not None:
+        return set(one.poles) != set(two.poles)
+    mine, theirs = (
+        {pole: place for place, pole in enumerate(panel.poles) if pole in panel.hard}
+        for panel in (one, two)
+    )
+    turned = any(mine[pole] != theirs[pole] for pole in mine.keys() & theirs.keys())
+    places = set(mine.values()) & set(theirs.values())
+    return turned or any(one.poles[place] != two.poles[place] for place in places)
 
 
 def _legend(panels: Sequence[Panel], top: int) -> list[str]:
@@ -104,13 +158,10 @@ def _panel(panel: Panel, over: Panel | None, names: tuple[str, str]) -> tuple[st
     def y(count: float) -> float:
         return round(_TALL * (1 - up.at(count) / 100), 1)
 
-    body = [_caption(panel)]
+    body = [_caption(panel), f'<text x="0" dx="-8" y="-9" {_END}>items</text>']
     for value in marks:
         body.append(line(0, y(value), 100, y(value), 'class="rule"'))
-        body.append(
-            f'<text x="0" dx="-8" y="{y(value) + 4:g}" text-anchor="end" class="tick">'
-            f"{value:g}</text>"
-        )
+        body.append(f'<text x="0" dx="-8" y="{y(value) + 4:g}" {_END}>{value:g}</text>')
     wide = 100 / len(columns)
     for place, column in enumerate(columns):
         body.append(_bar(panel, column, place, wide, y, shares is not None))

@@ -268,10 +268,21 @@ def _cell(side: _Side, best: bool) -> Cell:
     rows = sum(side.metric in row.scores for row in side.runs[0].rows)
     n = int(about.get("n", rows))
     if len(values) > 1:
-        return Cell(fmean(values), *mean_interval(values), "seeds", n, best)
+        return Cell(fmean(values), *_over_seeds(side, values), "seeds", n, best)
     ends = interval_of(side.runs[0], side.metric)
     low, high = (None, None) if ends is None else ends
     return Cell(values[0], low, high, "rows", n, best)
+
+
+def _over_seeds(side: _Side, values: Sequence[float]) -> tuple[float, float]:
+    """Student's interval; of shares, which are known to lie there, cut at 0 and 1."""
+    low, high = mean_interval(values)
+    for run in side.runs:
+        statistic = side.statistic(run)
+        rows = [row for row in run.rows if statistic is not None and statistic.takes(row)]
+        if statistic is None or not rows or not statistic.counts(rows):
+            return low, high
+    return max(low, 0.0), min(high, 1.0)
 
 
 def _best(sides: Mapping[str, _Side], column: Column) -> str | None:

@@ -10,8 +10,9 @@ A row is one trait, so its columns carry the dimension's key: `ei.said` is what 
                 KEY.bias                             chosen second - is second
     both        parsed_strict, parsed_lenient, ends_properly
 
-The constant answer (mean soft label, or the more frequent side) is that of the very rows measured:
-the best that any constant can do, hard to beat, and so it stands beside every metric.
+The constant answer (mean soft label, or the more frequent side) is that of the very rows measured,
+and so it stands beside every metric: of RMSE and accuracy the best that any constant can do. Of MAE
+the median, and of the metrics in bins another bin, may do better.
 """
 
 from __future__ import annotations

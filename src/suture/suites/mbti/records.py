@@ -26,11 +26,15 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 class Labels(FrozenConfig):
-    """Labels of one person, by dimension."""
+    """Labels of one person, by dimension; null where there is none, as nobody voted or they tie."""
 
     id: Text
-    softlabels: dict[str, float] | None = Field(None, description="0 first letter, 1 second")
-    hardlabels: dict[str, str] | None = Field(None, description="a letter of the dimension")
+    softlabels: dict[str, float | None] | None = Field(
+        None, description="0 first letter, 1 second, null unknown"
+    )
+    hardlabels: dict[str, str | None] | None = Field(
+        None, description="a letter of the dimension, null unknown"
+    )
 
 
 class Person(Labels):
@@ -152,11 +156,12 @@ def _cut(post: str, tokens: int) -> str:
 def _check(one: Labels, file: Path) -> None:
     known = dimensions()
     for name, value in (one.softlabels or {}).items():
-        if name not in known or not 0 <= value <= 1:
-            raise _outside(one, file, f"soft label {value:g} of '{name}'", "0 to 1")
+        if name not in known or not (value is None or 0 <= value <= 1):
+            told = "null" if value is None else f"{value:g}"
+            raise _outside(one, file, f"soft label {told} of '{name}'", "0 to 1")
     for name, letter in (one.hardlabels or {}).items():
         poles = [known[name].first.letter, known[name].second.letter] if name in known else []
-        if letter not in poles:
+        if name not in known or letter not in (*poles, None):
             raise _outside(one, file, f"hard label '{letter}' of '{name}'", " or ".join(poles))
 
 
