@@ -56,7 +56,10 @@ def _strange(spec: TaskSpec, gold: Any) -> str | None:
         return None if _texts(gold) else "no list of texts"
     if isinstance(answer, PairsAnswer):
         return _strange_pairs(answer, gold)
-    return None if isinstance(gold, str) or _texts(gold) else "no text"
+    texts = [gold] if isinstance(gold, str) else gold
+    if not _texts(texts) or not texts:
+        return "no text"
+    return None if all(one.strip() for one in texts) else "a text without a word"
 
 
 def _strange_pairs(answer: PairsAnswer, gold: Any) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from suture.errors import SutureError
 from suture.suites.tasks.gold import gold_of
 from suture.suites.tasks.rendering import shown_input
+from suture.suites.thinking import answer_of
 
 if TYPE_CHECKING:
     from suture.suites.judges.grading import Case
@@ -86,4 +87,4 @@ def case_of(spec: TaskSpec, item: Question, reply: str) -> Case | None:
 
     if not spec.expresses:
         return None
-    return Case(questions=(shown_input(spec, item.record),), answers=(reply,))
+    return Case(questions=(shown_input(spec, item.record),), answers=(answer_of(reply),))

@@ -303,8 +303,8 @@ def _set_counts(gold: Sequence[Sequence[Any]], said: Sequence[Sequence[Any]]) ->
 
 
 def _key(value: Any) -> Any:
-    """Texts are the same whatever their blanks."""
-    return " ".join(value.split()) if isinstance(value, str) else value
+    """Texts are the same whatever their blanks and apostrophes."""
+    return " ".join(value.replace("’", "'").split()) if isinstance(value, str) else value
 
 
 def _token_f1(gold: Sequence[str], said: Sequence[str]) -> float:
