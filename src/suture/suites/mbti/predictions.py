@@ -146,7 +146,9 @@ def logged_replies(file: Path) -> list[Logged]:
 def _logged(file: Path) -> Personalities:
     """MBTIBench's own log; the form is soft when a reply holds a score."""
     rows = logged_replies(file)
-    form: Form = "soft" if any(parsing.first_score(one.response) is not None for one in rows) else "hard"
+    form: Form = (
+        "soft" if any(parsing.first_score(one.response) is not None for one in rows) else "hard"
+    )
     found: dict[str, dict[str, float]] = {}
     for one in rows:
         value = _value(one, form)

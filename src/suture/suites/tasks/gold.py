@@ -7,6 +7,7 @@ from typing import Any
 
 from suture.data.tasks.record import Record
 from suture.errors import SutureError, nearest
+from suture.progress import note
 from suture.suites.tasks.spec import (
     LabelAnswer,
     LabelsAnswer,
@@ -40,6 +41,15 @@ def check_gold(spec: TaskSpec, records: Sequence[Record]) -> None:
                 why="whatever a model says would count as wrong",
                 fix="correct the row, or the task's `answer` (`gold` names one of several)",
             )
+
+
+def tell_unknown(spec: TaskSpec, records: Sequence[Record]) -> None:
+    """One line where some records say what is right and others do not: these do not count."""
+    unknown = [record for record in records if gold_of(spec, record) is None]
+    if not unknown or len(unknown) == len(records):
+        return
+    note(f"{spec.name}: {len(unknown)} of {len(records)} records say nothing of what is right, in "
+         f"`gold`, and do not count; the first is '{unknown[0].id}'")  # fmt: skip
 
 
 def _strange(spec: TaskSpec, gold: Any) -> str | None:

@@ -155,7 +155,9 @@ def _of_score(kind: str, options: Mapping[str, Any]) -> Metric | None:
         "pearson": ("Pearson correlation", "higher"),
     }
     if kind in errors:
-        return Metric(kind, ["gold", "said"], *errors[kind])
+        told, better = errors[kind]
+        told += " over the answers that could be read"
+        return Metric(kind, ["gold", "said"], told, better)
     if kind in ("acc3", "acc5", "acc7"):
         return Metric("mean", [kind], f"share right of {kind[-1]} rounded scores")
     what, _, edge = kind.partition("_")
