@@ -135,7 +135,7 @@ def paired(
     student: SutureOutput, teacher: SutureOutput
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Both models' states (batch x N x d) at m0, a1, m1, a2, ..."""
-    found = {}
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for kind, first in (("m", 0), ("a", 1)):
         both = zip((student.sites or {})[kind], (teacher.sites or {})[kind], strict=True)
         found |= {f"{kind}{layer}": pair for layer, pair in enumerate(both, first)}

@@ -415,6 +415,8 @@ def test_training_records_that_are_asked_are_left_out_by_text(
     items = suite.read([data], None)
     suite.baseline("majority", items)
     assert "4 of 6 training records are asked too" in capsys.readouterr().err
+    with pytest.raises(SutureError, match="the very records that are asked"):
+        suite.baseline("majority", suite.read([write_jsonl(data, [*TRAIN, RECORDS[0]])], None))
 
 
 def test_records_without_gold_are_told(

@@ -47,9 +47,10 @@ def _with_number(record: Record) -> Record:
 
 def unseen(spec: TaskSpec, asked: Sequence[Record], train: Sequence[Record]) -> list[Record]:
     """The training records but those that are asked, by text, aspect and what was said before;
-    whatever their ids. E583: all that is asked is among them."""
+    whatever their ids. E583: all that is asked is among them, or nothing else is."""
     shown, known = ({_seen(record) for record in side} for side in (asked, train))
-    if shown and shown <= known:
+    kept = [record for record in train if _seen(record) not in shown]
+    if train and shown and (shown <= known or not kept):
         raise SutureError(
             "E583",
             f"{spec.name}: the baseline would learn from the very records that are asked",
@@ -57,7 +58,6 @@ def unseen(spec: TaskSpec, asked: Sequence[Record], train: Sequence[Record]) -> 
             why="what learns from the records that are asked answers them by heart",
             fix="give --set train=FILE.jsonl with other records, or another split",
         )
-    kept = [record for record in train if _seen(record) not in shown]
     if gone := len(train) - len(kept):
         note(f"{spec.name}: {gone} of {len(train)} training records are asked too: left out")
     return kept
@@ -65,4 +65,4 @@ def unseen(spec: TaskSpec, asked: Sequence[Record], train: Sequence[Record]) -> 
 
 def _seen(record: Record) -> tuple[Any, ...]:
     before = [(turn.speaker, same_text(turn.text)) for turn in record.context]
-    return same_text(record.text), record.aspect, str(record.image or ""), *before
+    return same_text(record.text), record.aspect, *before
