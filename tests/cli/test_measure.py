@@ -12,7 +12,7 @@ import pytest
 
 from helpers import write_jsonl
 from suture.cli.main import run
-from suture.cli.measure import _ends, show, spread
+from suture.cli.measure import _ends, _unread, show, spread
 from suture.cli.verdicts import _signed
 from suture.ledger import Measurement, Row, derive, mean_scores
 
@@ -500,3 +500,16 @@ def test_wording_of_answers_of_one_word_is_not_shown(capsys: Any) -> None:
 def test_nothing_has_no_sign() -> None:
     values = (-0.0, -4e-4, 4e-4, -6e-4, 0.25)
     assert [_signed(value) for value in values] == ["0.000", "0.000", "0.000", "-0.001", "+0.250"]
+
+
+@pytest.mark.parametrize(
+    ("suite", "told"),
+    [("stress", "the options parser"), ("personality", "parser and unread"), ("other", "")],
+)
+def test_only_options_that_a_suite_has_are_named(suite: str, told: str) -> None:
+    rows = [Row(str(k), {"parsed_strict": 0.0}) for k in range(3)]
+    found = Measurement(suite, {}, 3, {"parsed_strict": 0.0}, {"parsed_strict": "higher"}, rows)
+    (line,) = _unread(found)
+    assert line.startswith("0 of 3 replies had the form asked for")
+    assert line.endswith(told)
+    assert ("how the rest counts" in line) == bool(told)

@@ -156,3 +156,18 @@ def test_unusable_replies(tmp_path: Path, text: str, where: str) -> None:
 def test_means_leave_out_rows_without_the_score() -> None:
     rows = [Row("1", {"a": 1.0}), Row("2", {"a": 0.0, "b": 0.25})]
     assert mean_scores(rows) == {"a": 0.5, "b": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('{"item": 1, "reply": "a"}\n\n{"item": "1", "reply": "b"}\n', "'1' stands in line 1"),
+        ('{"item": 2, "reply": ""}\n\n{"item": 1, "reply": "b", "ended": "false"}\n', "'false'"),
+    ],
+)
+def test_replies_name_the_line_that_is_wrong(tmp_path: Path, text: str, what: str) -> None:
+    file = tmp_path / "r.jsonl"
+    file.write_text(text)
+    with pytest.raises(SutureError, match=what) as caught:
+        load_replies(file)
+    assert (caught.value.code, caught.value.where) == ("E603", f"{file}:3")

@@ -306,3 +306,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(said)["rows"][0]["seeds"] == 2
     code, said = command(capsys, ["table", *files, "-o", str(tmp_path / "t.pdf")])
     assert (code, "E633" in said) == (1, True)
+
+
+def test_what_leaves_much_out_is_not_marked_and_its_items_are_told() -> None:
+    good, bad = measured("good", 0.95), measured("bad", 0.5)
+    few = good.rows[: N // 2]
+    part = replace(
+        good,
+        rows=[*few, *(Row(row.item, {}) for row in good.rows[N // 2 :])],
+        derived={"f1": {**good.derived["f1"], "n": N // 2}},
+    )
+    table = tabulate({"part": [part], "bad": [bad]})
+    assert not cells(table)["part"].best
+    assert f"task.f1 is about {N} items, but of part {N // 2}" in as_markdown(table)
+    assert cells(tabulate({"good": [good], "bad": [bad]}))["good"].best

@@ -193,12 +193,20 @@ def folder(tiny: Callable[..., Path]) -> Path:
 
 
 @pytest.mark.parametrize("name", ["llama-guard", "md-judge", "plain"])
-def test_a_judge_checkpoint(name: str, folder: Path) -> None:
+def test_a_judge_checkpoint(
+    name: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A random model says nothing that can be read: every verdict is unparsed, and says so."""
     judge = ChatJudge(model=folder, format=name, max_new_tokens=3)
     if name != "llama-guard":  # the tiny context holds 512 tokens
         judge.lm.model.config.max_position_embeddings = 4096
+    monkeypatch.setattr("suture.progress.silent", False)
     found = judge.judge([("a", "b"), ("c", "d " * 9000)])
+    told = "the judge said nothing to 1 of 2 questions: longer than the judge's context"
+    assert told in capsys.readouterr().err
     assert [one.verdict for one in found] == ["unparsed", "unparsed"]
     assert found[1].said == "longer than the judge's context"
     assert judge.identity["model"] == Checkpoint.open(folder).fingerprint()

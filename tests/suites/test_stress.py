@@ -59,6 +59,8 @@ def hard(tmp_path: Path) -> Path:
         ("yes: I think so", None, 1, None),  # the colon stays, so the released reader misses it
         ('"Yes," she said\nno', None, None, 1),
         ("Clearly *no*!", None, 0, 0),
+        ("[[yes]] if there is stress, else [[no]]. [[no]]", None, None, 1),
+        ("<think>[[yes]]? No.</think>[[no]]", 0, 0, 0),
         ("maybe", None, None, None),
         ("", None, None, None),
     ],

@@ -148,3 +148,39 @@ def test_the_command_says_what_is_left(
     about = [*told[:2], "--model", "NAME", "--replies", str(file), "-o", str(scored), *told[4:]]
     assert run(about) == 0
     assert Measurement.load(scored).metrics["long.accuracy"] == 1.0
+
+
+def test_an_item_may_not_be_called_as_a_turn_of_another(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
+    records = [{**RECORDS[0], "id": name} for name in ("t", "t#1")]
+    asked = {**asked, "data": write_jsonl(tmp_path / "clash.jsonl", records)}
+    with pytest.raises(SutureError, match="as a turn of 'long/t'") as caught:
+        prompts("emotion", **asked)
+    assert caught.value.code == "E595"
+
+
+def test_replies_to_other_questions_are_refused(
+    asked: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("suture.progress.silent", False)
+    asked["options"] = {**asked["options"], "task": asked["options"]["task"][1:]}
+    rows = prompts("emotion", **asked)
+    said = [{"item": row["item"], "prompt": row["prompt"], "reply": "lazy"} for row in rows]
+    templated = [{**row, "prompt": f"<user>{row['prompt']}<assistant>"} for row in said]
+    extra = [*said, {"item": "short/z", "reply": "lazy"}]
+    for right in (said, templated, extra):
+        file = write_jsonl(tmp_path / "right.jsonl", right)
+        assert measure("emotion", "m", replies=file, **asked).metrics["short.accuracy"] == 1
+    assert "1 of 4 replies are to nothing that is asked" in capsys.readouterr().err
+    other = write_jsonl(tmp_path / "o.jsonl", [{**said[0], "prompt": "the sly fox"}, *said[1:]])
+    for ask in (
+        lambda: measure("emotion", "m", replies=other, **asked),
+        lambda: prompts("emotion", replies=other, **asked),
+    ):
+        with pytest.raises(SutureError, match="answers another question") as caught:
+            ask()
+        assert caught.value.code == "E594"

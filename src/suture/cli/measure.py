@@ -18,6 +18,11 @@ from suture.errors import SutureError, some
 if TYPE_CHECKING:
     from suture.ledger import Measurement, Role
 
+_COUNTED = {
+    **dict.fromkeys(("sentiment", "emotion"), "parser and policy"),
+    "personality": "parser and unread",
+    "stress": "parser",
+}
 _TOO_MANY = 0.05  # share of unread verdicts that is worth a line
 _HARDLY = 0.05  # share of replies in the form asked for, below which numbers are of little else
 _JSON = typer.Option("--json", help="one JSON object on standard output")
@@ -426,7 +431,8 @@ def _unread(measurement: Measurement) -> list[str]:
         loose = measurement.metrics.get(f"{about}{dot}parsed_lenient")
         if loose is not None:
             line += f", in {round(loose * len(rows))} an answer could be found"
-        line += "; how the rest counts is said by the options parser and unread or policy"
+        if measurement.suite in _COUNTED:
+            line += f"; how the rest counts is said by the options {_COUNTED[measurement.suite]}"
         lines.append(f"{about}: {line}" if about else line)
     return lines
 

@@ -20,6 +20,7 @@ from suture.ledger.pairing import (
     Estimate,
     best_of,
     check_pairable,
+    drops,
     estimate_difference,
     estimate_statistic,
     has_statistic,
@@ -291,7 +292,7 @@ def _estimate(
 def _left_out(role: Role, sides: Mapping[str, Mapping[str, Measurement]]) -> str:
     """What the row's note says of items that could not be paired."""
     base, after = sides[role.against][role.suite], sides["after"][role.suite]
-    if _from_sums(role.column, base, after):
+    if _from_sums(role.column, base, after) or (drops(base) and drops(after)):
         gone = left_out(base, after, role.column)
         return f"{gone} items left out: one side gave no answer that could be read" if gone else ""
     gone = len(unread(base, after, role.column))

@@ -250,6 +250,7 @@ def load_replies(path: str | Path) -> list[ReplyRow]:
     """
     path = Path(path)
     found: list[ReplyRow] = []
+    lines: dict[str, int] = {}
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -270,11 +271,16 @@ def load_replies(path: str | Path) -> list[ReplyRow]:
             reply: str = one["reply"]
             tokens = int(one.get("tokens", len(reply.split())))
             prompt = str(one.get("prompt") or "")
-            found.append(ReplyRow(str(item), prompt, reply, bool(one.get("ended", True)), tokens))
+            ended = one.get("ended", True)
+            if not isinstance(ended, bool):
+                raise _bad_replies(path, number, f"'ended' is {ended!r}, neither true nor false")
+            if str(item) in lines:
+                twice = f"item '{item}' stands in line {lines[str(item)]} already"
+                raise _bad_replies(path, number, twice)
+            lines[str(item)] = number
+            found.append(ReplyRow(str(item), prompt, reply, ended, tokens))
     if not found:
         raise _bad_replies(path, 0, "the file is empty")
-    if len({row.item for row in found}) != len(found):
-        raise _bad_replies(path, 0, "an item appears twice")
     return found
 
 

@@ -225,8 +225,8 @@ def paired(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str] | None]:
     """The scores of `column` for the same items in both, and their clusters if there are any.
 
-    An item whose judge could not be read on either side is left out (`unread`). E607 when another
-    item has the score on one side only.
+    An item whose judge, or under policy=drop whose answer, could not be read on a side is left out
+    (`unread`). E607 when another item has the score on one side only.
     """
     gone = unread(base, other, column)
     left = {row.item: row for row in _having(base, column) if row.item not in gone}
@@ -240,6 +240,13 @@ def paired(
             why="a paired comparison needs both answers to every item",
             fix="measure both models on the same data file, with the same limit",
         )
+    if gone and not left:
+        raise SutureError(
+            "E607",
+            f"{base.suite}.{column}: no item has an answer that could be read on both sides",
+            where=f"{_named(base)} and {_named(other)}",
+            fix="measure both with --set policy=abstain: an answer that cannot be read is wrong",
+        )
     items = sorted(left)
     names = [left[item].cluster for item in items]
     clusters = [name or item for name, item in zip(names, items, strict=True)]
@@ -252,10 +259,19 @@ def paired(
 
 def unread(base: Measurement, other: Measurement, column: str) -> set[str]:
     """Items without `column` on a side because the judge's words could not be read there: their
-    `COLUMN_unparsed` is 1 (for `grade_turn_1` and the like `grade_unparsed`)."""
+    `COLUMN_unparsed` is 1 (for `grade_turn_1` and the like `grade_unparsed`); or because the policy
+    drops answers that cannot be read, as `left_out` counts them of other statistics."""
     mark = f"{column.partition('_turn_')[0]}_unparsed"
     rows = (*base.rows, *other.rows)
+    if drops(base) and drops(other):
+        one, two = ({row.item for row in _having(side, column)} for side in (base, other))
+        return one ^ two
     return {row.item for row in rows if column not in row.scores and row.scores.get(mark) == 1.0}
+
+
+def drops(measurement: Measurement) -> bool:
+    """Whether answers that could not be read have no row (`policy=drop`)."""
+    return (measurement.data.get("options") or {}).get("policy") == "drop"
 
 
 def _having(measurement: Measurement, column: str) -> list[Row]:

@@ -6,7 +6,8 @@ over seeds; of one it is the value with its interval over rows. A cell is the be
 when the interval of its difference to every other row, the constant answer included, lies on the
 better side of zero: Welch's over seeds where both rows have at least two, else a bootstrap of the
 rows that both answered (the same clusters drawn for both, seeds averaged). A maximum of many such
-tests needs no correction: all of them must hold.
+tests needs no correction: all of them must hold. And a number about less than nine tenths of the
+rows that another row's number is about is marked nowhere: what was left out may be what is hard.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 
 CONSTANT = "constant answer"
 _TAIL = "_constant"
+_COVERED = 0.9
 _READ = ("parsed_strict", "parsed_lenient")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One number of one row. `low`, `high`: 95%, where there is an interval; `over`: what it is
-    over, `seeds` or `rows`; `n`: items."""
+    over, `seeds` or `rows`; `n`: items, of seeds the fewest."""
 
     value: float
     low: float | None
@@ -111,6 +113,11 @@ class _Side:
     def mean(self) -> float:
         """Over its runs."""
         return fmean(run.metrics[self.metric] for run in self.runs)
+
+    @property
+    def n(self) -> int:
+        """How many rows the number is about, in the run that has fewest."""
+        return min(_count(run, self.metric) for run in self.runs)
 
     def statistic(self, run: Measurement) -> Statistic | None:
         """None: a number about all rows that nothing can be resampled of."""
@@ -262,11 +269,14 @@ def _constant(groups: Mapping[str, Sequence[Measurement]], column: Column) -> _S
     return None
 
 
+def _count(run: Measurement, metric: str) -> int:
+    rows = sum(metric in row.scores for row in run.rows)
+    return int(run.derived.get(metric, {}).get("n", rows))
+
+
 def _cell(side: _Side, best: bool) -> Cell:
     values = [run.metrics[side.metric] for run in side.runs]
-    about = side.runs[0].derived.get(side.metric, {})
-    rows = sum(side.metric in row.scores for row in side.runs[0].rows)
-    n = int(about.get("n", rows))
+    n = side.n
     if len(values) > 1:
         return Cell(fmean(values), *_over_seeds(side, values), "seeds", n, best)
     ends = interval_of(side.runs[0], side.metric)
@@ -292,6 +302,8 @@ def _best(sides: Mapping[str, _Side], column: Column) -> str | None:
     if len(means) < 2 or column.best is not None:
         return None
     first = max(means, key=lambda label: means[label])
+    if sides[first].n < _COVERED * max(side.n for side in sides.values()):
+        return None
     others = [side for label, side in sides.items() if label != first]
     return first if all(_beats(sides[first], other, sign) for other in others) else None
 

@@ -195,6 +195,13 @@ def _notes(table: Table, percent: bool) -> list[str]:
         found.append("no figure is bold: none is shown to be better than every other row")
     if any(column.best is not None for column in table.columns):
         found.append("a number in brackets after a metric: the value that is best")
+    for column in table.columns:
+        counts = {
+            line.label: cell.n for line in table.lines if (cell := line.cells.get(column.name))
+        }
+        most = max(counts.values(), default=0)
+        if fewer := [f"{label} {n}" for label, n in counts.items() if n < most]:
+            found.append(f"{column.name} is about {most} items, but of {', '.join(fewer)}")
     for line in table.lines:
         if line.read:
             told = ", ".join(f"{name} {100 * value:.1f}%" for name, value in line.read.items())

@@ -28,6 +28,7 @@ from suture.suites.common import Suite, items_sha256, part_of
 from suture.suites.finding import load_suite
 from suture.suites.judging import check_judge, judged, ready, scored_by
 from suture.suites.scorers import Scorer
+from suture.suites.turns import check_names, check_replies
 from suture.versions import versions
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def measure(
 
     Errors: E520 no such suite, E521 no before model, E522 replies that do not cover the items,
     E528 no model, E529 a suite without options, E537 a suite that no judge reads, E588 an address
-    or a baseline with what only weights have; those of the data files and of loading.
+    or a baseline with what only weights have, E594 replies to other questions, E595 an item called
+    as a turn of another; those of the data files and of loading.
     """
     suite = load_suite(name, options)
     if isinstance(source, Answerer):
@@ -123,7 +125,10 @@ def measure(
     began = time.monotonic()
     found: list[ReplyRow] | None = None
     if replies is not None:
-        found = in_order(suite, spoken(suite, items), load_replies(replies), Path(replies))
+        given, asked = load_replies(replies), spoken(suite, items)
+        check_names(suite, asked)
+        check_replies(suite, asked, given, Path(replies))
+        found = in_order(suite, asked, given, Path(replies))
         about["model"] = declared("model" if isinstance(source, Answerer) else source)
         about["decoding"] = {"declared": True}
         if chat_template is not None:

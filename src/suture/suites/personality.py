@@ -228,7 +228,8 @@ class Personality:
             found = (parsing.side(reply, about), parsing.lenient_side(reply, about))
             return tuple(None if one is None else float(one) for one in found)  # type: ignore[return-value]
         clip = self.asked.parser != "released"
-        scores = (parsing.score(reply), parsing.lenient_score(reply))
+        said = parsing.score(reply) if clip else parsing.first_score(reply)
+        scores = (said, parsing.lenient_score(reply) if said is None else said)
         strict, lenient = (
             None if one is None else parsing.soft_value(one, clip=clip) for one in scores
         )

@@ -20,7 +20,7 @@ from suture.errors import SutureError
 from suture.ledger import load_replies
 from suture.suites.assembling import spoken_items
 from suture.suites.finding import load_suite
-from suture.suites.turns import open_turn
+from suture.suites.turns import check_names, check_replies, open_turn
 
 
 def prompts(
@@ -35,7 +35,8 @@ def prompts(
 
     `replies`: those that there are; what they answer is left out, and the next turns hold them.
     Errors: E570 the suite is not scored from replies; E592 a turn answered before an earlier one;
-    E603 a file that holds no replies.
+    E594 replies to other questions; E595 names of items that clash with those of turns; E603 a file
+    that holds no replies.
     """
     suite = load_suite(name, options)
     if getattr(suite, "needs_model", False):
@@ -47,8 +48,13 @@ def prompts(
             ),
             fix=f"measure the model here: suture measure {suite.name} --model DIR",
         )
-    said = {} if replies is None else {one.item: one for one in load_replies(replies)}
-    rows = (open_turn(suite, item, said) for item in spoken_items(suite, data, limit))
+    items = spoken_items(suite, data, limit)
+    check_names(suite, items)
+    found = [] if replies is None else load_replies(replies)
+    if replies is not None:
+        check_replies(suite, items, found, Path(replies))
+    said = {one.item: one for one in found}
+    rows = (open_turn(suite, item, said) for item in items)
     return [row for row in rows if row is not None]
 
 

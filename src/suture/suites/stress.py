@@ -41,6 +41,7 @@ from suture.suites.common import DATA, Answers, one_id_each, quality, thin
 from suture.suites.mbti.asking import fill
 from suture.suites.mbti.columns import ENDS_PROPERLY
 from suture.suites.mbti.predictions import Personalities
+from suture.suites.thinking import answer_of
 
 if TYPE_CHECKING:
     from suture.inference import LoadedModel
@@ -70,7 +71,7 @@ class Asked(FrozenConfig):
     legacy_inverted: bool = Field(False, description="soft percentages as in the released code")
     parser: Literal["bracket", "released"] = Field(
         "bracket",
-        description="bracket: [[yes]] or [[no]] first, else the only one of the two words; "
+        description="bracket: [[yes]] or [[no]], else the only one of the two words; "
         "released: the first word yes or no, and yes where there is neither",
     )
     seed: int = Field(0, description="of the shuffling")
@@ -267,15 +268,16 @@ class Stress:
 
 
 def bracketed(reply: str) -> int | None:
-    """1 for [[yes]], 0 for [[no]], whichever comes first."""
-    match = _BRACKETED.search(reply)
-    return None if match is None else ANSWERS.index(match[1].lower())
+    """1 for [[yes]], 0 for [[no]]; None also where the reply has both: the question holds both,
+    and a model may repeat it."""
+    said = {word.lower() for word in _BRACKETED.findall(answer_of(reply))}
+    return ANSWERS.index(said.pop()) if len(said) == 1 else None
 
 
 def first_word(reply: str) -> int | None:
     """The released reader: split at spaces and line ends, . , " * ! [ ] deleted, lower case; the
     first word that is yes or no. Other punctuation stays, so "yes:" is neither."""
-    for word in re.split(r"[ \n]", reply.strip()):
+    for word in re.split(r"[ \n]", answer_of(reply).strip()):
         bare = word.translate(_DELETED).lower()
         if bare in ANSWERS:
             return ANSWERS.index(bare)
@@ -287,7 +289,7 @@ def lenient(reply: str) -> int | None:
     strict = bracketed(reply)
     if strict is not None:
         return strict
-    words = set(re.findall(r"\b(yes|no)\b", reply.lower()))
+    words = set(re.findall(r"\b(yes|no)\b", answer_of(reply).lower()))
     return ANSWERS.index(words.pop()) if len(words) == 1 else None
 
 

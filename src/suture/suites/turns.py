@@ -6,11 +6,13 @@ through all turns by itself may give just the last reply, under the item's own n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suture.errors import SutureError
 from suture.ledger import ReplyRow
+from suture.progress import note
 
 if TYPE_CHECKING:
     from suture.suites.common import Suite
@@ -19,6 +21,56 @@ if TYPE_CHECKING:
 def turn_name(item: str, number: int) -> str:
     """What the reply to turn `number` (from 1) of an item of several turns is called."""
     return f"{item}#{number}"
+
+
+def check_names(suite: Suite, items: Sequence[Any]) -> None:
+    """Refuse (E595) an item that is called as a turn of another one is."""
+    conversation = getattr(suite, "conversation", None)
+    known = {item.id for item in items}
+    if conversation is None or not any("#" in name for name in known):
+        return
+    for item in items:
+        for name in _names(item.id, conversation(item)[1]):
+            if name != item.id and name in known:
+                raise SutureError(
+                    "E595",
+                    f"the item '{name}' is called as a turn of '{item.id}' is",
+                    where="--data",
+                    why="a reply of this name would count for both",
+                    fix="give one of the two records another id, without '#'",
+                )
+
+
+def check_replies(
+    suite: Suite, items: Sequence[Any], replies: Sequence[ReplyRow], path: Path
+) -> None:
+    """Refuse (E594) replies to other questions, where the file says what was asked (`prompt`, alone
+    or within more text, as templates write it); a line about replies to nothing that is asked."""
+    asked: dict[str, list[str]] = {}
+    for item in items:
+        texts, turns = [item.prompt], []
+        if (conversation := getattr(suite, "conversation", None)) is not None:
+            turns = list(conversation(item)[1])
+        elif (as_asked := getattr(suite, "as_asked", None)) is not None:
+            texts.append(str(as_asked(item).get("prompt") or ""))
+        asked[item.id] = [*texts, *turns]
+        if len(turns) > 1:
+            asked |= {turn_name(item.id, k): [*texts, turn] for k, turn in enumerate(turns, 1)}
+    for reply in replies:
+        wanted = [" ".join(text.split()) for text in asked.get(reply.item, ())]
+        said = " ".join(reply.prompt.split())
+        if said and wanted and not any(text and text in said for text in wanted):
+            raise SutureError(
+                "E594",
+                f"the reply to '{reply.item}' answers another question than the one that is asked",
+                where=str(path),
+                why="its `prompt` is not what the item asks with these data and options",
+                fix="give the data and the --set options that the replies were made with, or "
+                "replies to these questions",
+            )
+    if strange := [reply.item for reply in replies if reply.item not in asked]:
+        note(f"{path.name}: {len(strange)} of {len(replies)} replies are to nothing that is asked "
+             f"here, the first is to '{strange[0]}'")  # fmt: skip
 
 
 def open_turn(suite: Suite, item: Any, said: Mapping[str, ReplyRow]) -> dict[str, Any] | None:

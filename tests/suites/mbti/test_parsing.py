@@ -25,7 +25,11 @@ from suture.suites.mbti.parsing import (
         ("[[7.125]]", 7.125, 7.125),
         ("[[10]]", 10, 10),
         ("[3] but rather [[6]]", 6, 6),
-        ("[[2]] or [[8]]", 2, 2),
+        ("[[2]] or [[8]]", None, None),
+        ("On a scale from [[1]] to [[9]], I would say [[7]]", None, None),
+        ("<think>[[2]]? [[8]]?</think>\n[[8]]", 8, 8),
+        ("<think>[[2]], or", None, None),
+        ("[[7]], so: [[7]]", 7, 7),
         ("[[11]]", None, None),
         ("[[7.1255]]", None, 7.1255),  # the only number there is
         ("", None, None),

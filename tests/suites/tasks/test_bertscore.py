@@ -336,3 +336,14 @@ def test_what_does_not_fit_is_refused(
         with pytest.raises(SutureError) as caught:
             measure("emotion", Says(own), data=data, options=options)
         assert caught.value.code == "E591"
+
+
+def test_rarity_is_counted_in_all_references_that_are_asked(
+    task: Path, data: Path, encoder: Path
+) -> None:
+    options = {"scorer": str(encoder), "scorer_idf": True}
+    whole, part = (_measure(task, data, own, policy=p, **options) for p in ("abstain", "drop"))
+    name = "comfort.bertscore_f1"
+    for one, two in zip(whole.rows[:5], part.rows[:5], strict=True):
+        assert one.scores[name] == two.scores[name]
+    assert name not in part.rows[5].scores

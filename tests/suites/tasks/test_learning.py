@@ -323,7 +323,8 @@ def test_pieces_by_states_go_through_the_suite(reader: Path, tmp_path: Path) -> 
     named = _named(lambda who, good: who)
     rows = [{"id": r.id, "text": r.text, "gold": {"spans": r.gold}} for r in named]
     data = write_jsonl(tmp_path / "r.jsonl", rows)
-    train = write_jsonl(tmp_path / "t.jsonl", [{**row, "id": f"t{row['id']}"} for row in rows])
+    known = [{**row, "id": f"t{row['id']}", "text": f"{row['text']} again"} for row in rows]
+    train = write_jsonl(tmp_path / "t.jsonl", known)
     options = {"task": "mate-twitter2015", "train": str(train)}
     asked = Baseline("embedding", {"model": str(reader), "layer": 2})
     found = measure("sentiment", asked, data=data, options=options)
@@ -342,7 +343,8 @@ def test_a_baseline_is_measured_like_a_model(name: str, tmp_path: Path) -> None:
         for r in _days(lambda good: "positive" if good else "negative")
     ]
     data = write_jsonl(tmp_path / "r.jsonl", rows)
-    train = write_jsonl(tmp_path / "t.jsonl", [{**row, "id": f"t{row['id']}"} for row in rows])
+    known = [{**row, "id": f"t{row['id']}", "text": f"{row['text']} again"} for row in rows]
+    train = write_jsonl(tmp_path / "t.jsonl", known)
     options = {"task": "sst2", "train": str(train)}
     found = measure("emotion", Baseline(name, {"seed": 1}), data=data, options=options)
     assert found.model["path"] == f"baseline:{name}"

@@ -183,3 +183,9 @@ def test_every_kind_that_is_listed_is_known(answer: dict[str, Any]) -> None:
     spec = _task(answer, *({"name": name, "options": options} for name in names))
     gold = {"label": "a", "labels": ["a"], "score": 0.75, "spans": ["x"]}[str(answer["kind"])]
     assert _numbers(spec, [(gold, gold)] * 2).keys() == set(names)
+
+
+def test_pieces_count_whatever_their_apostrophes() -> None:
+    from suture.suites.tasks.metrics import _set_counts
+
+    assert _set_counts([["Joe’s"]], [["Joe's"]]) == {"tp": 1, "fp": 0, "fn": 0, "exact": 1}

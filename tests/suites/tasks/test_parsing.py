@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suture.data.tasks.record import Record
-from suture.suites.tasks.parsing import parse
+from suture.suites.tasks.parsing import Parsed, parse
 from suture.suites.tasks.rendering import canonical
 from suture.suites.tasks.spec import (
     Answer,
@@ -70,6 +70,14 @@ def _read(answer: Answer, reply: str) -> tuple[Any, str]:
         ("The options are positive, negative or neutral. Answer: neutral", "neutral", "lenient"),
         ("positive at first; final answer: negative", "negative", "lenient"),
         ("not positive", None, "failed"),
+        ("It is anything but positive.", None, "failed"),
+        ("far from positive", None, "failed"),
+        ("lacks any positive sentiment", None, "failed"),
+        ("This isnt positive", None, "failed"),
+        ("nothing but positive", "positive", "lenient"),
+        ("<think>positive? negative?</think>negative", "negative", "strict"),
+        ("neutral? positive?</think>\n\nnegative", "negative", "strict"),
+        ("<think>positive, I would", None, "failed"),
         ("I would not call it very good", None, "failed"),
         ("positive or negative", None, "failed"),
         ("'positive', 'negative', 'neutral'", None, "failed"),
@@ -229,3 +237,42 @@ def test_a_long_reply_is_read_in_time() -> None:
         for word in ("positive ", "[", "not ", '{"a": ', "3 ", "answer is "):
             parse(answer, word * 5_000, RECORD)
     assert time.process_time() - began < 10  # quadratic work would take minutes
+
+
+def test_apostrophes_are_one_on_both_sides() -> None:
+    record = Record(id="1", text="We went to Joe’s Pizza and Ann's Bar")
+    for reply in ('["Joe’s Pizza"]', '["Joe\'s Pizza"]'):
+        assert parse(SPANS, reply, record) == Parsed(["Joe’s Pizza"], "strict")
+    assert parse(SPANS, '["Ann’s Bar"]', record).value == ["Ann's Bar"]
+    knows = LabelAnswer(labels=["don’t know", "sure"])
+    assert _read(knows, "Don’t know.") == _read(knows, "don't know") == ("don’t know", "strict")
+    assert _read(TextAnswer(), "It’s fine")[0] == "It’s fine"
+
+
+@pytest.mark.parametrize("label", ["angry (very)", "N/A.", "wow!"])
+def test_labels_may_end_with_a_mark(label: str) -> None:
+    answer = LabelAnswer(labels=[label, "calm"])
+    several = LabelsAnswer(labels=[label, "calm"])
+    for reply in (label, f'"{label}".', label.upper()):
+        assert _read(answer, reply) == (label, "strict")
+    assert _read(several, f"{label}, calm") == ([label, "calm"], "strict")
+    alike = LabelAnswer(labels=["wow", "wow!"])
+    assert [_read(alike, one)[0] for one in ("wow", "wow!", "Wow.")] == ["wow", "wow!", "wow"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [
+        ("joy: no, anger: yes, fear: no", ["anger"]),
+        ("joy=0, anger=1", ["anger"]),
+        ("It says none of joy or anger", []),
+    ],
+)
+def test_labels_denied_behind_their_names(reply: str, value: list[str]) -> None:
+    assert _read(FEELINGS, reply) == (value, "lenient")
+
+
+def test_numbers_that_are_no_score() -> None:
+    share = ScoreAnswer(low=0, high=1)
+    assert _read(share, "I would say 50%") == (None, "failed")
+    assert _read(share, "It is 1e-1 here") == (0.1, "lenient")

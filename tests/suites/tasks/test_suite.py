@@ -399,3 +399,53 @@ def test_two_models_are_paired_in_a_derived_metric(task: Path, data: Path) -> No
     row = compare([bad], [good], roles=[Role.target("sentiment.films.macro_f1:higher")]).rows[0]
     assert row.difference == pytest.approx(1 - 1 / 3)
     assert row.verdict == "not proven"  # six items carry nothing
+
+
+def test_training_records_that_are_asked_are_left_out_by_text(
+    task: Path,
+    train: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("suture.progress.silent", False)
+    again = [{**row, "id": f"again{row['id']}"} for row in TRAIN[:4]]
+    data = write_jsonl(tmp_path / "asked.jsonl", [*again, RECORDS[0]])
+    suite = load_suite("sentiment", {"task": str(task), "train": str(train)})
+    items = suite.read([data], None)
+    suite.baseline("majority", items)
+    assert "4 of 6 training records are asked too" in capsys.readouterr().err
+    with pytest.raises(SutureError, match="the very records that are asked"):
+        suite.baseline("majority", suite.read([write_jsonl(data, [*TRAIN, RECORDS[0]])], None))
+
+
+def test_records_without_gold_are_told(
+    task: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("suture.progress.silent", False)
+    data = write_jsonl(tmp_path / "r.jsonl", [RECORDS[0], {"id": "x", "text": "y", "label": "z"}])
+    _measure(lambda item: "positive", task, data)
+    assert "1 of 2 records say nothing of what is right" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gold", [[], "", [" "]])
+def test_a_text_as_gold_says_something(gold: Any, tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    metrics = {"metrics": [{"name": "rouge_l"}], "headline": "rouge_l"}
+    file.write_text(yaml.safe_dump({**TASK, "answer": {"kind": "text"}, **metrics}))
+    data = write_jsonl(tmp_path / "r.jsonl", [{**RECORDS[0], "gold": gold}])
+    with pytest.raises(SutureError, match="record 'a'") as caught:
+        _measure(lambda item: "well", file, data)
+    assert caught.value.code == "E587"
+
+
+def test_dropped_answers_are_left_out_of_every_metric_alike(task: Path, data: Path) -> None:
+    one = _measure(lambda i: "" if i.record.id == "a" else i.record.gold, task, data, policy="drop")
+    two = _measure(lambda i: "" if i.record.id == "f" else "positive", task, data, policy="drop")
+    roles = [Role.target(f"sentiment.films.{name}:higher") for name in ("accuracy", "macro_f1")]
+    for row in compare([two], [one], roles=roles).rows:
+        assert (row.n, row.after) == (4, 1.0)
+        assert "2 items left out: one side gave no answer that could be read" in row.note

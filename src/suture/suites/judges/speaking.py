@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from pydantic import Field, PrivateAttr
 
 from suture.config import FrozenConfig
 from suture.errors import SutureError
+from suture.progress import note
 from suture.suites.judges import Opinion, Purpose
 from suture.suites.judges.formats import Format, load_format
 from suture.suites.judges.grading import Case, Grading
@@ -63,16 +65,24 @@ class Speaker(FrozenConfig):
         if not isinstance(how, Format):
             raise _other("harmful or safe")
         asked = [how.turns(prompt, reply, self.special) for prompt, reply in exchanges]
-        return [_opinion(one, how.read) for one in self.ask(asked)]
+        return [_opinion(one, how.read) for one in _told(self.ask(asked))]
 
     def grade(self, cases: Sequence[Case]) -> list[Opinion]:
         how = self.how
         if not isinstance(how, Grading):
             raise _other("grades")
-        heard = self.ask([how.turns(case, self.special) for case in cases])
+        heard = _told(self.ask([how.turns(case, self.special) for case in cases]))
         return [
             _opinion(one, partial(how.read, case)) for case, one in zip(cases, heard, strict=True)
         ]
+
+
+def _told(heard: list[Heard]) -> list[Heard]:
+    """The same, with a line for each reason why the judge said nothing at all."""
+    reasons = Counter(one.text for one in heard if not one.answered)
+    for reason, count in reasons.items():
+        note(f"the judge said nothing to {count} of {len(heard)} questions: {reason[:200]}")
+    return heard
 
 
 def _opinion(heard: Heard, read: Callable[[str], Opinion]) -> Opinion:

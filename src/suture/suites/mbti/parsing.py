@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 
 from suture.suites.mbti.dimensions import Dimension
+from suture.suites.thinking import answer_of
 
 MIDDLE = 0.5  # what an unread soft answer counts as
 THIRD = 2.0  # the class of an unread hard answer in the released code
@@ -28,18 +29,29 @@ EDGES = [k * (1 / 9) for k in range(9)] + [1.0]  # np.linspace(0, 1, 10)
 
 
 def score(reply: str) -> float | None:
-    """The score asked for: the first `[[x]]`, else the first `[x]`; x in 0 to 10 with at most three
-    decimals, not clipped. None: there is none."""
-    match = _DOUBLE.search(reply) or _SINGLE.search(reply)
-    return None if match is None else float(match[1] + (match[2] or ""))
+    """The score asked for: the only `[[x]]`, else the only `[x]`; x in 0 to 10 with at most three
+    decimals, not clipped. None: there is none, or there are two that differ."""
+    found = _bracketed(reply)
+    return found[0] if len(set(found)) == 1 else None
+
+
+def first_score(reply: str) -> float | None:
+    """The same as the released code reads it: the first of several counts."""
+    return next(iter(_bracketed(reply)), None)
+
+
+def _bracketed(reply: str) -> list[float]:
+    said = answer_of(reply)
+    found = _DOUBLE.findall(said) or _SINGLE.findall(said)
+    return [float(whole + part) for whole, part in found]
 
 
 def lenient_score(reply: str) -> float | None:
     """`score`, else a number that is named as the score, is given "of 9", or stands alone in the
     reply; 1 to 9 only, and never two different ones (inferred)."""
-    strict = score(reply)
-    if strict is not None:
-        return strict
+    if _bracketed(reply):
+        return score(reply)
+    reply = answer_of(reply)
     for pattern in (_NAMED, _OF_NINE):
         found = {float(m[1] + (m[2] or "")) for m in pattern.finditer(reply)}
         if found:
@@ -69,7 +81,7 @@ def bin_of(value: float) -> int:
 def side(reply: str, dimension: Dimension) -> int | None:
     """0 the first pole, 1 the second: the whole reply, lower-cased, is `choice: a`, `choice: <a>`,
     or the letter of the pole in the same form. None: anything else."""
-    text = reply.lower()
+    text = answer_of(reply).lower()
     for value, (option, pole) in enumerate((("a", dimension.first), ("b", dimension.second))):
         for word in (option, pole.letter.lower()):
             if text in (f"choice: {word}", f"choice: <{word}>"):
@@ -85,7 +97,7 @@ def lenient_side(reply: str, dimension: Dimension) -> int | None:
         return strict
     a, b = dimension.first.letter.lower(), dimension.second.letter.lower()
     sides = {"a": 0, a: 0, "b": 1, b: 1}
-    text = reply.lower()
+    text = answer_of(reply).lower()
     named = {sides[m] for m in re.findall(rf"choice\W{{1,6}}([ab{a}{b}])\b", text)}
     if named:
         return named.pop() if len(named) == 1 else None

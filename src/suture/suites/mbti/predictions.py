@@ -146,7 +146,9 @@ def logged_replies(file: Path) -> list[Logged]:
 def _logged(file: Path) -> Personalities:
     """MBTIBench's own log; the form is soft when a reply holds a score."""
     rows = logged_replies(file)
-    form: Form = "soft" if any(parsing.score(one.response) is not None for one in rows) else "hard"
+    form: Form = (
+        "soft" if any(parsing.first_score(one.response) is not None for one in rows) else "hard"
+    )
     found: dict[str, dict[str, float]] = {}
     for one in rows:
         value = _value(one, form)
@@ -160,7 +162,7 @@ def _value(one: Logged, form: Form) -> float | None:
     if form == "hard":
         side = parsing.side(one.response, dimensions()[one.dimension])
         return None if side is None else float(side)
-    number = parsing.score(one.response)
+    number = parsing.first_score(one.response)
     return None if number is None else parsing.soft_value(number)
 
 

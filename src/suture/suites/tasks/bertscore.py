@@ -56,12 +56,18 @@ class Bertscorer:
         """All that decides a score: measurements record it."""
         return {**self.model.identity, "idf": self.idf}
 
-    def score(self, pairs: Sequence[tuple[str, Sequence[str]]]) -> list[Score]:
-        """(precision, recall, F1) of each (reply, references), in order."""
+    def score(
+        self, pairs: Sequence[tuple[str, Sequence[str]]], among: Iterable[str] | None = None
+    ) -> list[Score]:
+        """(precision, recall, F1) of each (reply, references), in order. `among`: the references
+        that the rarity of tokens is counted in; default those of the pairs."""
         pairs = [
             (self._plain(reply), [self._plain(one) for one in known]) for reply, known in pairs
         ]
-        weights = self._weights(reference for _, known in pairs for reference in known)
+        if among is None:
+            weights = self._weights(reference for _, known in pairs for reference in known)
+        else:
+            weights = self._weights(map(self._plain, among))
         if self.cache is None:
             return self._scored(pairs, weights)
         from suture.inference.memory import AnswerCache

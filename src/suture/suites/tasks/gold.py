@@ -7,6 +7,7 @@ from typing import Any
 
 from suture.data.tasks.record import Record
 from suture.errors import SutureError, nearest
+from suture.progress import note
 from suture.suites.tasks.spec import (
     LabelAnswer,
     LabelsAnswer,
@@ -42,6 +43,15 @@ def check_gold(spec: TaskSpec, records: Sequence[Record]) -> None:
             )
 
 
+def tell_unknown(spec: TaskSpec, records: Sequence[Record]) -> None:
+    """One line where some records say what is right and others do not: these do not count."""
+    unknown = [record for record in records if gold_of(spec, record) is None]
+    if not unknown or len(unknown) == len(records):
+        return
+    note(f"{spec.name}: {len(unknown)} of {len(records)} records say nothing of what is right, in "
+         f"`gold`, and do not count; the first is '{unknown[0].id}'")  # fmt: skip
+
+
 def _strange(spec: TaskSpec, gold: Any) -> str | None:
     answer = spec.answer
     if isinstance(answer, LabelAnswer):
@@ -56,7 +66,10 @@ def _strange(spec: TaskSpec, gold: Any) -> str | None:
         return None if _texts(gold) else "no list of texts"
     if isinstance(answer, PairsAnswer):
         return _strange_pairs(answer, gold)
-    return None if isinstance(gold, str) or _texts(gold) else "no text"
+    texts = [gold] if isinstance(gold, str) else gold
+    if not _texts(texts) or not texts:
+        return "no text"
+    return None if all(one.strip() for one in texts) else "a text without a word"
 
 
 def _strange_pairs(answer: PairsAnswer, gold: Any) -> str | None:

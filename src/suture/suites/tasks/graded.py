@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from suture.errors import SutureError
 from suture.suites.tasks.gold import gold_of
 from suture.suites.tasks.rendering import shown_input
+from suture.suites.thinking import answer_of
 
 if TYPE_CHECKING:
     from suture.suites.judges.grading import Case
@@ -68,14 +69,14 @@ def bertscores(
 
     found: dict[str, dict[str, float]] = {}
     for spec in specs:
-        own = [item for item in items if item.task == spec.name and item.id in said]
-        golds = {item.id: gold_of(spec, item.record) for item in own} if spec.expresses else {}
-        asked = [name for name, gold in golds.items() if gold]
-        pairs = [
-            (said[name] or "", [golds[name]] if isinstance(golds[name], str) else golds[name])
-            for name in asked
-        ]
-        for name, scores in zip(asked, scorer.score(pairs), strict=True):
+        own = [item for item in items if item.task == spec.name] if spec.expresses else []
+        golds = {item.id: gold for item in own if (gold := gold_of(spec, item.record))}
+        golds = {name: [gold] if isinstance(gold, str) else gold for name, gold in golds.items()}
+        asked = [name for name in golds if name in said]
+        pairs = [(said[name] or "", golds[name]) for name in asked]
+        # of all that was asked: what a policy leaves out must not change another reply's score
+        among = [one for gold in golds.values() for one in gold]
+        for name, scores in zip(asked, scorer.score(pairs, among), strict=True):
             found[name] = dict(zip(COLUMNS, scores, strict=True))
     return found
 
@@ -86,4 +87,4 @@ def case_of(spec: TaskSpec, item: Question, reply: str) -> Case | None:
 
     if not spec.expresses:
         return None
-    return Case(questions=(shown_input(spec, item.record),), answers=(reply,))
+    return Case(questions=(shown_input(spec, item.record),), answers=(answer_of(reply),))

@@ -155,7 +155,9 @@ def _of_score(kind: str, options: Mapping[str, Any]) -> Metric | None:
         "pearson": ("Pearson correlation", "higher"),
     }
     if kind in errors:
-        return Metric(kind, ["gold", "said"], *errors[kind])
+        told, better = errors[kind]
+        told += " over the answers that could be read"
+        return Metric(kind, ["gold", "said"], told, better)
     if kind in ("acc3", "acc5", "acc7"):
         return Metric("mean", [kind], f"share right of {kind[-1]} rounded scores")
     what, _, edge = kind.partition("_")
@@ -303,8 +305,8 @@ def _set_counts(gold: Sequence[Sequence[Any]], said: Sequence[Sequence[Any]]) ->
 
 
 def _key(value: Any) -> Any:
-    """Texts are the same whatever their blanks."""
-    return " ".join(value.split()) if isinstance(value, str) else value
+    """Texts are the same whatever their blanks and apostrophes."""
+    return " ".join(value.replace("’", "'").split()) if isinstance(value, str) else value
 
 
 def _token_f1(gold: Sequence[str], said: Sequence[str]) -> float:

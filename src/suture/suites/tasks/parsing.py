@@ -5,7 +5,8 @@ Lenient: the answer is found in what is said around it. A label counts where it 
 it is denied ("not positive") or a part of another word ("non-negative"); two labels in one reply
 are none, unless one of them is called the answer. JSON may be followed by text. Pieces of the text
 are moved to how they stand there. What is found nowhere in the text stays as it was said, and
-counts as wrong.
+counts as wrong. Straight and typographic apostrophes are one; thoughts (`suites.thinking`) are no
+part of a reply.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from suture.suites.tasks.spec import (
     ScoreAnswer,
     SpansAnswer,
 )
+from suture.suites.thinking import answer_of
 
 How = Literal["strict", "lenient", "failed"]
 _AROUND = " \t\r\n\"'`*_.,;:!()[]{}<>“”‘’«»"
 _NUMBER = r"[-+−]?\d+(?:\.\d+)?|[-+−]?\.\d+"
+_WITHIN = re.compile(rf"(?<![\w.])(?:(?:{_NUMBER})(?:[eE][-+]?\d+)?)(?!\w|\s*%)")
 _MINUS = re.compile(r"\b(?:minus|negative)\s+(?=\.?\d)", re.IGNORECASE)
 _MARK = re.compile(
     r"\b(?:final answer|answer|label|sentiment|emotion|polarity|category|score|rating|verdict)"
@@ -37,12 +40,14 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE_LENGTH = 200  # characters in which a denial is looked for
-_CLAUSE = re.compile(r"[.;:!?,\n]|\bbut\b", re.IGNORECASE)
+_CLAUSE = re.compile(r"[.;:!?,\n]|(?<!anything )\bbut\b", re.IGNORECASE)
 _NEGATION = re.compile(
-    r"(?:\b(?:not|never|no|non|neither|nor|cannot|without|hardly|rather than|instead of)\b|n't\b)"
+    r"(?:\b(?:not|never|no|non|none|neither|nor|cannot|without|hardly|lack(?:s|ing)?|far from|"
+    r"anything but|rather than|instead of|(?:is|are|was|were|do|does|did|would|could)nt)\b|n't\b)"
     r"(?!\s+(?:only|just|merely|simply|(?:(?:a|any)\s+)?doubt)\b)(?:\s+[\w'-]+){0,3}\s*[\"'`*“‘]*$",
     re.IGNORECASE,
 )
+_DENIED = re.compile(r"[\"'`*]*\s*[:=]\s*[\"'`*]*(?:no|none|false|0)(?![\w.]|\s+doubt\b)")
 _TRIES = 100  # brackets that open nothing, before the rest is taken for noise
 _OPENING = re.compile(r"[\[{]")
 _FENCE = re.compile(r"```(?:json)?")
@@ -64,13 +69,13 @@ FAILED = Parsed(None, "failed")
 def parse(answer: Answer, reply: str, record: Record) -> Parsed:
     """What `reply` answers. The value: a label; a list of labels; a number; a list of texts; a list
     of tuples as lists; a text."""
-    reply = reply.replace("’", "'").strip()
+    reply = answer_of(reply).strip()
     if isinstance(answer, LabelAnswer):
-        return _label(answer, reply)
+        return _label(answer, straight(reply))
     if isinstance(answer, LabelsAnswer):
-        return _labels(answer, reply)
+        return _labels(answer, straight(reply))
     if isinstance(answer, ScoreAnswer):
-        return _score(answer, reply)
+        return _score(answer, straight(reply))
     if isinstance(answer, SpansAnswer):
         return _tuples([Part(name="piece", kind="span")], reply, record, bare=True)
     if isinstance(answer, PairsAnswer):
@@ -79,17 +84,36 @@ def parse(answer: Answer, reply: str, record: Record) -> Parsed:
 
 
 def words_for(labels: Sequence[str], synonyms: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What may be said, in lower case, to the label it means."""
-    found = {label.casefold(): label for label in labels}
+    """What may be said, in lower case and with straight apostrophes, to the label it means."""
+    found = {_small(label): label for label in labels}
     for label, words in synonyms.items():
-        found |= {word.casefold(): label for word in words}
+        found |= {_small(word): label for word in words}
     return found
+
+
+def straight(text: str) -> str:
+    """With straight apostrophes, as keyboards have them."""
+    return text.replace("’", "'")
+
+
+def _small(text: str) -> str:
+    return straight(text).casefold()
+
+
+def _exact(words: Mapping[str, str], said: str) -> str | None:
+    """The label that `said` is, whatever marks stand around it or around the label ("N/A.")."""
+    bare = _bare(said)
+    for key in (said.strip().casefold(), bare):
+        if key in words:
+            return words[key]
+    meant = {label for word, label in words.items() if bare and _bare(word) == bare}
+    return meant.pop() if len(meant) == 1 else None
 
 
 def _label(answer: LabelAnswer, reply: str) -> Parsed:
     words = words_for(answer.labels, answer.synonyms)
-    if (bare := _bare(reply)) in words:
-        return Parsed(words[bare], "strict")
+    if (label := _exact(words, reply)) is not None:
+        return Parsed(label, "strict")
     for text in _answers(reply):
         said = set(_mentions(words, text))
         if len(said) == 1:
@@ -99,12 +123,13 @@ def _label(answer: LabelAnswer, reply: str) -> Parsed:
 
 def _labels(answer: LabelsAnswer, reply: str) -> Parsed:
     words = words_for(answer.labels, answer.synonyms)
-    none = answer.none.casefold()
-    listed = [_bare(one) for one in re.split(r"[,;\n]", reply.strip("[] \n")) if _bare(one)]
-    if listed == [none]:
+    none = _small(answer.none)
+    listed = [one for one in re.split(r"[,;\n]", reply.strip("[] \n")) if _bare(one)]
+    if len(listed) == 1 and _exact({none: none}, listed[0]):
         return Parsed([], "strict")
-    if listed and all(one in words for one in listed):
-        return Parsed(_in_order({words[one] for one in listed}, answer.labels), "strict")
+    labels = [_exact(words, one) for one in listed]
+    if labels and None not in labels:
+        return Parsed(_in_order(set(filter(None, labels)), answer.labels), "strict")
     for text in _answers(reply):
         said = set(_mentions(words, text))
         if said:
@@ -121,7 +146,7 @@ def _score(answer: ScoreAnswer, reply: str) -> Parsed:
         within = answer.low <= value <= answer.high
         return Parsed(_moved(answer, value), "strict" if within else "lenient")
     for text in _answers(_MINUS.sub("-", reply)):
-        found = {_number(one) for one in re.findall(rf"(?<![\w.])(?:{_NUMBER})(?![\w])", text)}
+        found = {_number(one) for one in _WITHIN.findall(text)}
         if len(found) == 1:
             return Parsed(_moved(answer, found.pop()), "lenient")
     return FAILED
@@ -151,7 +176,7 @@ def _mentions(words: Mapping[str, str], text: str) -> Iterator[str]:
     pattern = "|".join(rf"(?<!\w)(?<!\w-){re.escape(word)}(?!-?\w|\s+doubt\b)" for word in ordered)
     for found in re.finditer(pattern, text):
         before = _CLAUSE.split(text[max(0, found.start() - _CLAUSE_LENGTH) : found.start()])[-1]
-        if not _NEGATION.search(before):
+        if not _NEGATION.search(before) and not _DENIED.match(text, found.end()):
             yield words[found[0]]
 
 
@@ -217,9 +242,9 @@ def _place(part: Part, value: Any, record: Record, lenient: bool) -> tuple[Any, 
         return None
     if part.kind == "label":
         words = words_for(part.labels, part.synonyms)
-        said = words.get(_bare(value) if lenient else value.casefold())
+        said = _exact(words, straight(value)) if lenient else words.get(_small(value))
         return None if said is None else (said, True)
-    if part.implicit is not None and value.casefold() == part.implicit.casefold():
+    if part.implicit is not None and _small(value) == _small(part.implicit):
         return part.implicit, True
     return _aligned(value, record.text, lenient)
 
@@ -232,8 +257,8 @@ def _aligned(piece: str, text: str, lenient: bool) -> tuple[str, bool]:
         tries += [(piece, re.IGNORECASE), (piece.strip(_AROUND), re.IGNORECASE)]
     for said, flags in tries:
         words = said.split()
-        pattern = r"\s*".join(re.escape(word) for word in words) if lenient else None
-        pattern = pattern or r"\s+".join(re.escape(word) for word in words)
+        pattern = (r"\s*" if lenient else r"\s+").join(re.escape(word) for word in words)
+        pattern = re.sub("['’]", "['’]", pattern)
         if words and (found := re.search(rf"(?<!\w){pattern}(?!\w)", text, flags)):
             return " ".join(found[0].split()), True
     return " ".join(piece.split()), False

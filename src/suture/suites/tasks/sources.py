@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from suture.data import same_text
 from suture.data.tasks.datasets import read_split
 from suture.data.tasks.formats import records
 from suture.data.tasks.record import Record
 from suture.errors import SutureError
+from suture.progress import note
 from suture.suites.tasks.spec import ScoreAnswer, TaskSpec
 
 # ends of the names of files of records
@@ -42,10 +45,12 @@ def _with_number(record: Record) -> Record:
         return record  # no gold, or one that `check_gold` refuses by name
 
 
-def check_unseen(spec: TaskSpec, asked: Sequence[Record], train: Sequence[Record]) -> None:
-    """What is asked must not be what was learned (E583)."""
-    known = {(record.id, record.text, record.aspect) for record in train}
-    if asked and all((record.id, record.text, record.aspect) in known for record in asked):
+def unseen(spec: TaskSpec, asked: Sequence[Record], train: Sequence[Record]) -> list[Record]:
+    """The training records but those that are asked, by text, aspect and what was said before;
+    whatever their ids. E583: all that is asked is among them, or nothing else is."""
+    shown, known = ({_seen(record) for record in side} for side in (asked, train))
+    kept = [record for record in train if _seen(record) not in shown]
+    if train and shown and (shown <= known or not kept):
         raise SutureError(
             "E583",
             f"{spec.name}: the baseline would learn from the very records that are asked",
@@ -53,3 +58,11 @@ def check_unseen(spec: TaskSpec, asked: Sequence[Record], train: Sequence[Record
             why="what learns from the records that are asked answers them by heart",
             fix="give --set train=FILE.jsonl with other records, or another split",
         )
+    if gone := len(train) - len(kept):
+        note(f"{spec.name}: {gone} of {len(train)} training records are asked too: left out")
+    return kept
+
+
+def _seen(record: Record) -> tuple[Any, ...]:
+    before = [(turn.speaker, same_text(turn.text)) for turn in record.context]
+    return same_text(record.text), record.aspect, *before

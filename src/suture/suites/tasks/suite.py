@@ -23,13 +23,13 @@ from suture.suites.answerers import replies_of
 from suture.suites.common import QUALITY, Answers, one_id_each, quality, thin, with_logprob
 from suture.suites.tasks import graded
 from suture.suites.tasks.asked import Question, TaskOptions, check_asked
-from suture.suites.tasks.gold import check_gold, gold_of
+from suture.suites.tasks.gold import check_gold, gold_of, tell_unknown
 from suture.suites.tasks.learning import BASELINES, learn
 from suture.suites.tasks.metrics import READING, columns, metric, reported
 from suture.suites.tasks.parsing import Parsed, parse
 from suture.suites.tasks.rendering import canonical, ordered, render, shown_labels
 from suture.suites.tasks.shots import choose
-from suture.suites.tasks.sources import FILES, check_unseen, read_records
+from suture.suites.tasks.sources import FILES, read_records, unseen
 from suture.suites.tasks.spec import TaskSpec, load_task
 from suture.suites.tasks.summary import Derived, summarise, variant
 
@@ -145,6 +145,7 @@ class TaskSuite:
         for spec in self.specs.values():
             records = thin(self.records(spec, asked.split), limit)
             check_gold(spec, records)
+            tell_unknown(spec, records)
             shots: list[list[Record]] = [[] for _ in records]
             if asked.shots:
                 train = self._training(spec)
@@ -339,8 +340,7 @@ class TaskSuite:
         for spec in self.specs.values():
             own = [item for item in items if item.task == spec.name]
             records = [item.record for item in own]
-            train = self._training(spec)
-            check_unseen(spec, records, train)
+            train = unseen(spec, records, self._training(spec))
             said = learn(name, spec, train, records, seed=seed, model=model, layer=layer)
             found |= {
                 item.id: canonical(spec.answer, value)
