@@ -10,7 +10,7 @@ the tokenizer of the shipped lab. Two ways to choose the examples: the same for 
 subject (`fixed`, as MMLU has them) and drawn anew for each question (`drawn`, which leaves only a
 question's own options to share). Each side is a process of its own on one thread count and float32;
 times are of scoring alone, tokenizing included, loading not: CPU seconds, which other work on the
-machine does not change much, and wall seconds beside them. `--generation` compares greedy replies
+machine does not change much, and wall seconds beside them. The last case compares greedy replies
 to the same prompts. Results: benchmarks/results/scoring.json.
 """
 
