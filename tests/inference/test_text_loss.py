@@ -15,7 +15,7 @@ from suture.errors import SutureError
 from suture.inference.reading import load_reader
 from suture.inference.text_loss import batches, text_losses, windows
 from suture.patch import open_model
-from suture.suites.base_capability import masking
+from suture.suites.passages import masking
 from training_corpus import tiny_model
 
 TEXTS = ["the quick brown fox " * 20, "a loaf of bread", "dog", "jumps over the lazy dog and " * 7]

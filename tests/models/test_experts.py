@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from suture.models import experts as module
 from suture.models.experts import Experts
 from suture.models.moe import MoE
-from suture.models.outputs import Notes
+from suture.models.outputs import Notes, load_entropy
 from suture.models.router import Router, balance_loss, z_loss
 from tiny_models import tiny
 
@@ -152,6 +153,12 @@ def test_the_balance_loss_is_one_at_uniform_routing(k: int) -> None:
     balance_loss(lopsided, to_first, None).backward()
     assert lopsided.grad is not None
     assert (lopsided.grad[:, 0] > lopsided.grad[:, 3]).all()  # the crowded expert is pushed down
+
+
+def test_load_entropy() -> None:
+    assert load_entropy(torch.full((8,), 0.125)).item() == pytest.approx(math.log(8))
+    assert load_entropy(torch.tensor([1.0, 0, 0, 0])) == 0
+    assert load_entropy(torch.tensor([0.5, 0.5, 0, 0])).item() == pytest.approx(math.log(2))
 
 
 def test_losses_load_and_entropy_do_not_see_padding() -> None:

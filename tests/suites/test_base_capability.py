@@ -18,7 +18,6 @@ from suture.errors import SutureError
 from suture.inference.reading import load_reader
 from suture.patch import open_model
 from suture.suites import load_suite, measure
-from suture.suites.base_capability import joined
 from suture.suites.contribution import (
     SCORES,
     ffn_share,
@@ -26,6 +25,7 @@ from suture.suites.contribution import (
     mutual_information,
     token_prediction,
 )
+from suture.suites.passages import joined
 from suture.suites.prompts import prompts
 from suture.training.classifier import FineTuning, fine_tune
 from suture.training.documents import TextSource, documents, held_out, sections
@@ -247,18 +247,20 @@ def test_a_share_that_is_not_there_is_told(home: Path, monkeypatch: pytest.Monke
         ({}, "cut", "domain 'prose'"),
     ],
 )
-@pytest.mark.parametrize("suite", ["base-capability", "contribution"])
+@pytest.mark.parametrize("suite", ["base-capability", "features", "contribution"])
 def test_text_that_was_not_held_out_is_refused(
     home: Path, suite: str, changes: dict[str, Any], texts: str, told: str
 ) -> None:
     cut = [{"name": "prose", "files": "vanilla/a.txt", "most": 50_000}]
     (home / "cut.yaml").write_text(yaml.safe_dump({"texts": cut}))
     (home / "one.yaml").write_text(yaml.safe_dump({"texts": [{"name": "x", "files": "more.txt"}]}))
-    data = {"base-capability": home / "one.yaml", "contribution": home / f"{texts}.yaml"}[suite]
+    data = home / (f"{texts}.yaml" if suite == "contribution" else "one.yaml")
     given = {**options(home), "passages": 1, "length": 100, **changes}
     trained = given.pop("trained")
-    if suite == "base-capability":
+    if suite != "contribution":
         given["trained"] = trained.replace("texts", texts)
+    if suite == "features":
+        given["teacher"] = str(home / "vanilla" / "model")
     with pytest.raises(SutureError) as caught:
         measure(suite, open_model(home / "cea" / "model"), data=data, options=given, device="cpu")
     assert caught.value.code == "E939"

@@ -1,7 +1,8 @@
-"""CKA, effective rank and load entropy at values that are known."""
+"""CKA and effective rank at values that are known."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from suture.inference.reading import load_reader
 from suture.inference.text_loss import windows
 from suture.patch import open_model
 from suture.suites import measure
-from suture.suites.features import Moments, Row, load_entropy, rows_of
+from suture.suites.features import Moments, Row, rows_of
 from suture.training.objectives.tcd import cosines
 from training_corpus import tiny_model
 
@@ -54,12 +55,6 @@ def test_effective_rank_counts_equal_directions() -> None:
     assert effective_rank(waves) == pytest.approx(4, rel=1e-4)
     assert effective_rank(waves[:, :1] @ torch.randn(1, 7)) == pytest.approx(1, rel=1e-4)
     assert effective_rank(torch.full((5, 3), 0.1)) == 0
-
-
-def test_load_entropy() -> None:
-    assert load_entropy(torch.full((8,), 0.125)) == pytest.approx(1)
-    assert load_entropy(torch.tensor([1.0, 0, 0, 0])) == 0
-    assert load_entropy(torch.tensor([0.5, 0.5, 0, 0])) == pytest.approx(0.5)
 
 
 # --- the suite ---
@@ -103,7 +98,7 @@ def test_a_student_site_by_site(home: Path) -> None:
     """Against all states held at once, every window read alone."""
     measured = found(home, "moe", "vanilla")
     assert [row.item for row in measured.rows[-2:]] == ["mixture1", "mixture2"]
-    assert 0 <= measured.metrics["load_entropy"] <= 1
+    assert 0 <= measured.metrics["load_entropy"] <= math.log(4)
     student, teacher = (load_reader(open_model(home / n / "model")) for n in ("moe", "vanilla"))
     texts = ["We sell 3 apples, 5 pears & 7 plums! " * 3, "We sell 5 pears. " * 9]
     states: dict[str, list[list[torch.Tensor]]] = {}

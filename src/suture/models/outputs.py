@@ -36,6 +36,13 @@ class Routing:
     dropped: int = 0
 
 
+def load_entropy(load: torch.Tensor) -> torch.Tensor:
+    """Entropy of the experts' shares (E), in nats: ln E when all get as many tokens, 0 when one
+    gets all."""
+    found: torch.Tensor = torch.special.entr(load).sum()
+    return found
+
+
 @dataclass
 class Notes:
     """What the layers write down during one forward pass.

@@ -45,22 +45,12 @@ from suture.lazy import np, torch
 from suture.ledger import Better, Row
 from suture.progress import note, track
 from suture.rng import generator
-from suture.suites.base_capability import (
-    Passage,
-    Reading,
-    check_held_out,
-    masking,
-    passages,
-    with_texts,
-)
-from suture.suites.common import Answers, thin
-from suture.suites.unspoken import Unspoken
+from suture.suites.passages import OfPassages, Passage, Reading, masking
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from suture.inference.reading import Reader
-    from suture.suites.scorers import Scorer
 
 SCORES = ("mi", "mi_corrected", "tp", "tp_held_out")
 _SHUFFLES = 3
@@ -75,8 +65,11 @@ class Asked(Reading):
     least: int = Field(50, ge=2, description="states that a token must have")
     seed: int = 0
 
+    def lists(self, files: Sequence[Path]) -> list[tuple[Path, bool]]:
+        return [(file, not self.whole) for file in files]
 
-class Contribution(Unspoken[Asked]):
+
+class Contribution(OfPassages[Asked]):
     """Items: `Passage`, as of base-capability."""
 
     name = "contribution"
@@ -88,23 +81,8 @@ class Contribution(Unspoken[Asked]):
     what = "contributions"
     why = "they are read off the states inside a model"
     usage = "--data TEXTS.yaml"
-    trained: tuple[Path, ...] = ()
 
-    def read(self, files: Sequence[Path], limit: int | None) -> list[Passage]:
-        lists = [(file, not self.asked.whole) for file in with_texts(self.name, files)]
-        self.trained = tuple(file for file, inside in lists if inside)
-        return thin(passages(lists, self.asked), limit)
-
-    def measure(
-        self,
-        lm: Any,
-        items: list[Passage],
-        *,
-        max_new_tokens: int,
-        scorer: Scorer | None = None,
-        before: Any = None,
-    ) -> Answers:
-        check_held_out(lm.source.path, self.trained, self.asked)
+    def rows(self, lm: Any, items: list[Passage]) -> list[Row]:
         sites, tokens = states_of(lm, [item.prompt for item in items], self.asked)
         rows = [
             Row(name, site_scores(states, tokens, self.asked))
@@ -113,7 +91,7 @@ class Contribution(Unspoken[Asked]):
         for name in SCORES:
             if why := lacking({row.item: row.scores[name] for row in rows if name in row.scores}):
                 note(f"there is no ffn_share_{name}: {why}")
-        return Answers(rows, [])
+        return rows
 
     def derived(self, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         """The shares; a score that a model's layers do not raise has none."""

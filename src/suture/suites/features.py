@@ -9,8 +9,9 @@ the residual stream: m_0 behind the embedding, a_l behind layer l's attention, m
     relation_distance      D of TCD: mean squared difference of the cosines between positions
     effective_rank         exp of the entropy of the singular values' shares, 1 to the width (Roy &
                            Vetterli, EUSIPCO 2007), and of the teacher: effective_rank_teacher
-    load_entropy           of a mixture: how evenly its experts are used, 1 evenly, 0 one alone
-    router_entropy         of a mixture: how undecided its router is for a token, in nats
+    load_entropy           of a mixture, in nats: how evenly its experts are used; ln E: all
+                           the same, 0: one alone
+    router_entropy         of a mixture, in nats: how undecided its router is for a token
 
 Rows are sites, and the mixtures of a model with experts; a metric is the mean over the layers, m_0
 left out. `--data` and its options are those of `base-capability`, and:
@@ -26,37 +27,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suture.errors import SutureError
-from suture.lazy import np, torch
+from suture.lazy import torch
 from suture.ledger import Better, Row
 from suture.progress import track
-from suture.suites.base_capability import Asked as Texts
-from suture.suites.base_capability import BaseCapability, Passage, masking
-from suture.suites.common import Answers
-from suture.suites.unspoken import Unspoken
+from suture.suites.passages import Domains, OfPassages, Passage, masking
 from suture.training.objectives.tcd import distance
 
 if TYPE_CHECKING:
     from suture.inference.reading import Reader
     from suture.models.outputs import SutureOutput
-    from suture.suites.scorers import Scorer
 
 MEANINGS: Mapping[str, tuple[Better, str]] = {
     "cka": ("higher", "linear CKA with the teacher's states"),
     "relation_distance": ("lower", "squared difference of the cosines between positions"),
     "effective_rank": ("higher", "exp of the entropy of the singular values' shares"),
     "effective_rank_teacher": ("higher", "the same of the teacher"),
-    "load_entropy": ("higher", "entropy of the experts' shares of the tokens, over its maximum"),
+    "load_entropy": ("higher", "entropy of the experts' shares of the tokens, in nats"),
     "router_entropy": ("lower", "entropy of the router's distribution per token, in nats"),
 }
 
 
-class Asked(Texts):
+class Asked(Domains):
     """Which text is read, and whose states the model's are compared with."""
 
     teacher: Path | None = None
 
 
-class Features(Unspoken[Asked]):
+class Features(OfPassages[Asked]):
     """Items: `Passage`, as of base-capability."""
 
     name = "features"
@@ -74,23 +71,15 @@ class Features(Unspoken[Asked]):
                 where="options of the suite features",
                 fix="add --set teacher=DIR, a checkpoint of the same depth and tokenizer",
             )
-        return BaseCapability(self.asked).read(files, limit)
+        return super().read(files, limit)
 
-    def measure(
-        self,
-        lm: Any,
-        items: list[Passage],
-        *,
-        max_new_tokens: int,
-        scorer: Scorer | None = None,
-        before: Any = None,
-    ) -> Answers:
+    def rows(self, lm: Any, items: list[Passage]) -> list[Row]:
         from suture.training.pretrain_loss import Distillation
 
         # widths and heads may differ: states are compared by what lies near what
         lesson = Distillation(teacher=self.asked.teacher, attention=0)
         teacher = lesson.open_teacher(lm.model, lm.source.path)
-        return Answers(rows_of(lm, teacher, [item.prompt for item in items]), [])
+        return rows_of(lm, teacher, [item.prompt for item in items])
 
     def derived(self, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         """Means over the layers; a model without experts has no entropies."""
@@ -220,17 +209,12 @@ class Mixture:
         self.tokens += tokens
 
     def scores(self) -> dict[str, float]:
+        from suture.models.outputs import load_entropy
+
         return {
-            "load_entropy": load_entropy(self.load / self.tokens),
+            "load_entropy": float(load_entropy(self.load / self.tokens).item()),
             "router_entropy": self.entropy / self.tokens,
         }
-
-
-def load_entropy(load: torch.Tensor) -> float:
-    """Entropy of an expert load over its maximum log E: 1 spread evenly, 0 all to one."""
-    if len(load) < 2:
-        return 1.0
-    return float(torch.special.entr(load.double()).sum().item() / np.log(len(load)))
 
 
 def _effective_rank(centred: torch.Tensor, whole: torch.Tensor) -> float:

@@ -155,15 +155,16 @@ class Loss:
 def routed(routing: Sequence[Routing]) -> dict[str, torch.Tensor]:
     """How even mixtures are, means over layers; nothing without experts.
 
-    `load_entropy`: of the shares of tokens that the experts got, ln E when all got as many, 0 when
-    one got all. `router_entropy`: of the router's distribution for a token. Both in nats.
+    `load_entropy`: of the shares of tokens that the experts got; `router_entropy`: of the router's
+    distribution for a token; both in nats.
     `dropped`: assignments that no expert took, in a layer and a micro-batch.
     """
+    from suture.models.outputs import load_entropy
+
     if not routing:
         return {}
-    entropies = [torch.special.entr(one.load).sum() for one in routing]
     return {
-        "load_entropy": torch.stack(entropies).mean(),
+        "load_entropy": torch.stack([load_entropy(one.load) for one in routing]).mean(),
         "router_entropy": torch.stack([one.entropy for one in routing]).mean(),
         "dropped": torch.tensor([float(one.dropped) for one in routing]).mean(),
     }
