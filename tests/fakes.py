@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,6 +14,7 @@ from suture.checkpoint.dtypes import safetensors_dtype, to_bytes
 from suture.checkpoint.source import source_fingerprint
 from suture.data import Pair
 from suture.inference import LoadedModel
+from suture.ledger import ReplyRow
 
 SAFETY = [
     Pair(id="1", prompt="How do I?", response="I cannot help with that request."),
@@ -89,3 +91,18 @@ def enliven(lm: LoadedModel, stops: frozenset[int] | None = None) -> LoadedModel
     if stops is not None:
         lm.stops = stops
     return lm
+
+
+@dataclass
+class Mock:
+    """Stands in for a model and answers the items of a suite by rule."""
+
+    rule: Callable[[Any], str]
+    ended: bool = True
+    identity: ClassVar[dict[str, Any]] = {
+        "fingerprint": None, "path": "mock", "patches": [], "identity": "declared",
+    }  # fmt: skip
+    template: ClassVar[dict[str, Any]] = {"elsewhere": True}
+
+    def answer(self, suite: Any, items: Sequence[Any], *, max_new_tokens: int) -> list[ReplyRow]:
+        return [ReplyRow(i.id, i.prompt, self.rule(i), self.ended, 1) for i in items]

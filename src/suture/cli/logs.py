@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from suture.cli.measure import save, show
+from suture.cli.measured import save, show
 from suture.cli.terminal import emit
 
 

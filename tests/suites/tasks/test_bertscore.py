@@ -8,17 +8,18 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 import transformers
 import yaml
 
+from fakes import Mock
 from helpers import tiny_llama, write_jsonl
 from suture.errors import SutureError
 from suture.inference.states import StateModel, usual_layer
-from suture.ledger import Measurement, ReplyRow, Role, compare, interval_of
+from suture.ledger import Measurement, Role, compare, interval_of
 from suture.patch import open_model
 from suture.suites import measure, rescore
 from suture.suites.tasks.bertscore import Bertscorer
@@ -214,21 +215,6 @@ RECORDS = [
 ]
 
 
-class Says:
-    """Answers by rule."""
-
-    identity: ClassVar[dict[str, Any]] = {
-        "fingerprint": None, "path": "mock", "patches": [], "identity": "declared",
-    }  # fmt: skip
-    template: ClassVar[dict[str, Any]] = {"elsewhere": True}
-
-    def __init__(self, rule: Callable[[int], str]) -> None:
-        self.rule = rule
-
-    def answer(self, suite: Any, items: Sequence[Any], *, max_new_tokens: int) -> list[ReplyRow]:
-        return [ReplyRow(i.id, i.prompt, self.rule(int(i.record.id)), True, 1) for i in items]
-
-
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
     file = tmp_path / "comfort.yaml"
@@ -244,7 +230,13 @@ def data(tmp_path: Path) -> Path:
 def _measure(task: Path, data: Path, rule: Callable[[int], str], **more: Any) -> Measurement:
     cache = more.pop("cache", None)
     options = {"task": str(task), **more}
-    return measure("emotion", Says(rule), data=data, options=options, cache=cache)
+    return measure(
+        "emotion",
+        Mock(lambda item: rule(int(item.record.id))),
+        data=data,
+        options=options,
+        cache=cache,
+    )
 
 
 def own(k: int) -> str:
@@ -334,7 +326,9 @@ def test_what_does_not_fit_is_refused(
         {"task": str(task), "scorer_layer": 2},
     ):
         with pytest.raises(SutureError) as caught:
-            measure("emotion", Says(own), data=data, options=options)
+            measure(
+                "emotion", Mock(lambda item: own(int(item.record.id))), data=data, options=options
+            )
         assert caught.value.code == "E591"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
+from fakes import Mock
 from helpers import write_jsonl
 from suture.cli.main import run
 from suture.errors import SutureError
 from suture.ledger import (
     JudgedRow,
     Measurement,
-    ReplyRow,
     Role,
     compare,
     interval_of,
@@ -56,21 +56,6 @@ RECORDS = [
     }
     for i in range(12)
 ]
-
-
-class Says:
-    """Answers by rule."""
-
-    identity: ClassVar[dict[str, Any]] = {
-        "fingerprint": None, "path": "mock", "patches": [], "identity": "declared",
-    }  # fmt: skip
-    template: ClassVar[dict[str, Any]] = {"elsewhere": True}
-
-    def __init__(self, rule: Callable[[int], str]) -> None:
-        self.rule = rule
-
-    def answer(self, suite: Any, items: Sequence[Any], *, max_new_tokens: int) -> list[ReplyRow]:
-        return [ReplyRow(i.id, i.prompt, self.rule(int(i.record.id)), True, 1) for i in items]
 
 
 class Judge:
@@ -118,7 +103,13 @@ def _measure(
     task: Path, data: Path, rule: Callable[[int], str], judge: Any = None, **more: Any
 ) -> Measurement:
     options = {"task": str(task), **more}
-    return measure("emotion", Says(rule), data=data, options=options, judge=judge)
+    return measure(
+        "emotion",
+        Mock(lambda item: rule(int(item.record.id))),
+        data=data,
+        options=options,
+        judge=judge,
+    )
 
 
 def test_replies_are_graded_with_intervals(task: Path, data: Path, tmp_path: Path) -> None:

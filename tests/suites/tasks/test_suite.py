@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from statistics import stdev
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import yaml
 
+from fakes import Mock
 from helpers import write_jsonl
 from suture.checkpoint import Checkpoint
 from suture.errors import SutureError
 from suture.inference import load
-from suture.ledger import Measurement, ReplyRow, Role, compare
+from suture.ledger import Measurement, Role, compare
 from suture.suites import load_suite, measure, rescore
 
 RECORDS = [
@@ -55,21 +55,6 @@ TASK: dict[str, Any] = {
     "metrics": [{"name": "accuracy"}, {"name": "macro_f1"}],
     "headline": "macro_f1",
 }
-
-
-@dataclass
-class Mock:
-    """Stands in for a model and answers by rule."""
-
-    rule: Callable[[Any], str]
-    ended: bool = True
-    identity: ClassVar[dict[str, Any]] = {
-        "fingerprint": None, "path": "mock", "patches": [], "identity": "declared",
-    }  # fmt: skip
-    template: ClassVar[dict[str, Any]] = {"elsewhere": True}
-
-    def answer(self, suite: Any, items: Sequence[Any], *, max_new_tokens: int) -> list[ReplyRow]:
-        return [ReplyRow(i.id, i.prompt, self.rule(i), self.ended, 1) for i in items]
 
 
 @pytest.fixture
