@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 import suture.training.loop as loop
 from suture import progress
 from suture.errors import SutureError
+from suture.models import fused
 from suture.training.batches import Example, collate
 from suture.training.loop import EnoughTraining, TrainConfig, next_token_loss, train
 from suture.training.schedule import rate, resolved, steps_of
@@ -251,6 +252,15 @@ def test_progress_tells_loss_speed_and_memory(monkeypatch, capsys):
     train(tiny(), EXAMPLES, settings(), label="here")
     last = capsys.readouterr().err.splitlines()[-2]
     assert re.match(r"here: 8/8 \(100%\), ETA 0 s, loss \d\.\d+, [\d,]+ tokens/s, \d\.\d GB", last)
+
+
+@pytest.mark.parametrize(("compute", "quick"), [("bfloat16", True), ("float32", False)])
+def test_attention_of_short_rows_is_written_out_in_bfloat16(monkeypatch, compute, quick):
+    calls = []
+    written = fused.attention
+    monkeypatch.setattr(fused, "attention", lambda *a, **k: calls.append(1) or written(*a, **k))
+    train(tiny(), EXAMPLES, settings(steps=1, compute=compute))
+    assert bool(calls) == quick
 
 
 def test_dropout_is_off():

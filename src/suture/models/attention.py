@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from suture.lazy import torch
 from suture.models.architecture import Architecture
+from suture.models.fused import attention
 from suture.models.layers import FeedForward, Rotary, norm, rotate
 from suture.models.outputs import Notes
 from suture.models.products import Linear
@@ -112,9 +113,7 @@ def plain_fused(
     """The same by torch's kernels."""
     if visible is None and causal and 1 < q.shape[2] < k.shape[2]:
         visible = _mask(q, k, None, causal)  # torch's is_causal would count from the first key
-    return torch.nn.functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=visible, is_causal=visible is None and causal and q.shape[2] > 1
-    )
+    return attention(q, k, v, visible, causal=visible is None and causal and q.shape[2] > 1)
 
 
 # --- strict: a query sees others only (CEA section 5, the MoE experiments) ---

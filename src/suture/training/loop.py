@@ -31,6 +31,7 @@ from suture.training.logits import answer_count, answer_positions, answer_tokens
 from suture.training.meter import Meter
 from suture.training.optimizers import build_optimizers
 from suture.training.schedule import rate
+from suture.training.short_rows import quick_attention
 from suture.training.state import load_state, save_state
 from suture.training.supply import Rows, Supply
 
@@ -123,6 +124,7 @@ class TrainResult:
     best_step: int | None = None
 
 
+@quick_attention()
 def train(
     model: torch.nn.Module,
     examples: Sequence[Example] | Supply,
