@@ -31,7 +31,8 @@ def test_values_and_gradients_are_the_kernels(causal: bool, scale: float | None)
         made = fused.attention(q, k, v, None, causal=causal, scale=scale)
     assert made.dtype == torch.bfloat16
     _close(made, expected)
-    for found, gradient in zip(torch.autograd.grad(made, (q, k, v), away.bfloat16()), wanted):
+    gradients = torch.autograd.grad(made, (q, k, v), away.bfloat16())
+    for found, gradient in zip(gradients, wanted, strict=True):
         _close(found, gradient)
 
 

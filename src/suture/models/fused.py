@@ -1,8 +1,8 @@
 """Torch's fused attention, written out where its bfloat16 kernel is slow: short rows on a CPU.
 
-The kernel cuts a row to blocks and changes every block's type on the way back. For rows that hardly
-fill a block that takes longer than all of attention does as three operations, whose n x m scores are
-small there (`benchmarks/short_rows.py`).
+The kernel cuts a row to blocks, and its way back is slow where rows hardly fill one: slower than
+all of attention as three operations, whose n x m scores are small there (measured by
+`benchmarks/short_rows.py`; that the blocks are the cause is inferred).
 """
 
 from __future__ import annotations
