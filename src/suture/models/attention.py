@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from suture.lazy import torch
 from suture.models.architecture import Architecture
-from suture.models.fused import attention
+from suture.models.fused import attention, is_short
 from suture.models.layers import FeedForward, Rotary, norm, rotate
 from suture.models.outputs import Notes
 from suture.models.products import Linear
@@ -68,7 +68,7 @@ class Attention(torch.nn.Module):
             o = others(q, kG, vG, visible, causal=self.causal)
         else:
             kR, vR = rotate(self._heads(self.k_proj(x)), rotary), self._heads(self.v_proj(x))
-            direct = direct_joined if self.fused else direct_dense
+            direct = direct_joined if self.fused and not is_short(kG) else direct_dense
             o = direct(q, kG, vG, kR, vR, visible, causal=self.causal)
         return cast("torch.Tensor", self.o_proj(o.transpose(1, 2).flatten(2)))
 
