@@ -24,7 +24,7 @@ from suture.inference.scoring import token_readings
 from suture.ledger import Measurement, load_replies, replies_path
 from suture.ledger.pairing import check_pairable
 from suture.report.answers import answer_pairs
-from suture.suites import load_suite, measure, rescore
+from suture.suites import load_suite, measure, measure_log, rescore
 from suture.suites.forgetting.columns import fact_scores
 from suture.suites.forgetting.facts import read_facts
 from suture.suites.forgetting.probes import BLOCK, NF4, nf4, relearn
@@ -203,11 +203,40 @@ def test_probes_leave_the_model_alone(models: Any, tmp_path: Path) -> None:
     )
     assert again.metrics["relearn_robustness"] == 1.0
     assert again.derived["relearn_robustness"]["inputs"]["steps"] == 1
+    for key, value in (("relearn_rate", 1e-3), ("relearn_tokens", 8), ("seed", 1)):
+        other = {**options, "relearn_rate": 1e-2, "reference": str(file), key: value}
+        with pytest.raises(SutureError, match=rf"E563.*{key}"):
+            measure("unlearning", lm, data=data, options=other, max_new_tokens=2)
     small = {**options, "probes": "relearn", "relearn_tokens": 8}
     short = measure("unlearning", lm, data=data, options=small, max_new_tokens=2)
     assert short.derived["forget_probability_relearned"]["inputs"]["steps"] > 1
     with pytest.raises(SutureError, match="E548"):
         measure("unlearning", lm, data=data, options={"probes": "relearn"})
+
+
+def test_a_reference_that_was_attacked_otherwise(models: Any, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "f.jsonl", rows(wrong=False))
+    unseen, others = rows(wrong=False, ask=" then"), rows(wrong=False, ask=" there")
+    for row in others:
+        row["answer"] = f"{row['answer']} so"
+    options = {"holdout": str(write_jsonl(tmp_path / "h.jsonl", unseen)), "reference": "none"}
+
+    def of(**changes: Any) -> Measurement:
+        asked = {**options, **changes}
+        return measure("unlearning", models[0], data=data, options=asked, max_new_tokens=2)
+
+    file = of().save(tmp_path / "oracle.json")
+    assert of(reference=str(file)).metrics["privleak"] == 0.0
+    elsewhere = str(write_jsonl(tmp_path / "o.jsonl", others))
+    with pytest.raises(SutureError, match=r"E550.*held-out"):
+        of(reference=str(file), holdout=elsewhere)
+    with pytest.raises(SutureError, match=r"E563.*mink_k"):
+        of(reference=str(file), mink_k=0.05)
+    assert "privleak" in of(holdout=elsewhere, mink_k=0.05, a_retrain=0.5).metrics
+    # scored again from its file: the options that count are those it was measured with
+    apart = of(mink_k=0.05).save(tmp_path / "apart.json")
+    with pytest.raises(SutureError, match=r"E563.*mink_k"):
+        measure_log("unlearning", apart, options={"reference": str(file)})
 
 
 def test_nf4_takes_the_nearest_level() -> None:

@@ -10,7 +10,7 @@ import pytest
 from suture.errors import SutureError
 from suture.ledger import Measurement, Row
 from suture.suites.forgetting.columns import DEFINITIONS, fact_scores
-from suture.suites.forgetting.logs import Reference, author_of
+from suture.suites.forgetting.logs import Reference, answers_sha256, author_of
 from suture.suites.forgetting.membership import (
     auc,
     auc_interval,
@@ -20,7 +20,7 @@ from suture.suites.forgetting.membership import (
     zlib_score,
 )
 from suture.suites.forgetting.memory import exact_memorisation, extraction_strength
-from suture.suites.forgetting.overlap import bleu, rouge_l
+from suture.suites.forgetting.overlap import bleu, rouge_l, words
 from suture.suites.forgetting.porter import stem
 from suture.suites.forgetting.ratios import (
     forget_score,
@@ -104,6 +104,21 @@ def test_rouge_of_a_pair() -> None:
     assert rouge_l(reply, truth, "f1-stemmed") == pytest.approx(2 * 4 / (5 + 7))
     assert rouge_l("", truth) == rouge_l(reply, "") == 0.0
     assert rouge_l("он был там", "он был") == 1.0
+
+
+def test_words_of_other_scripts_are_words() -> None:
+    born = "Анна родилась в Москве в 1975 году"
+    assert rouge_l("Анна родилась в Москве", born) == pytest.approx(4 / 7)
+    assert rouge_l("1975", born) == pytest.approx(1 / 7)
+    # vowel signs belong to their letter
+    assert rouge_l("हिन्दी", "हिन्दी भाषा") == pytest.approx(1 / 2)
+    assert rouge_l("東京に住む", "東京に住んでいる") == pytest.approx(4 / 8)
+    assert rouge_l("?!", "?!") == 1.0
+    # as in rouge_score, whose published numbers are compared with
+    assert words("She wrote the play Лісова", stemmed=False) == ["she", "wrote", "the", "play"]
+    assert words("Malmö, a café", stemmed=False) == ["malm", "a", "caf"]
+    assert words("Malmo\u0308", stemmed=False) == ["malmo"]
+    assert answers_sha256({"0": "Анна"}) != answers_sha256({"0": "Пётр"})
 
 
 def test_bleu() -> None:

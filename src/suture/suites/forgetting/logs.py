@@ -20,10 +20,11 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from suture.config import FrozenConfig
 from suture.data import sha256_file
 from suture.errors import SutureError
 from suture.ledger import Measurement, ReplyRow, Row
@@ -74,13 +75,16 @@ class Reference:
     """A model that never saw the rows to forget, as its scores by item.
 
     `fingerprint`: of its weights where they are known, else "sha256:" and the hash of the file.
-    `answers`: hash of the rows to forget.
+    `answers`, `holdout`: hashes of the rows to forget and of those held out, where they are known.
+    `options`: of the suite that it was measured with.
     """
 
     file: Path
     fingerprint: str
     rows: Mapping[str, Mapping[str, float]]
     answers: str | None = None
+    holdout: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def column(self, name: str) -> list[float]:
         """The values of one column."""
@@ -98,6 +102,29 @@ class Reference:
             )
         if answers and self.answers and answers != self.answers:
             raise self.of_other_rows("the answers to forget differ")
+
+    def check_holdout(self, answers: str | None) -> None:
+        """Refuse (E550) held-out rows of other `answers`, a hash, where both are known."""
+        if answers and self.holdout and answers != self.holdout:
+            raise self.of_other_rows("the held-out answers differ")
+
+    def check_asked(self, asked: FrozenConfig, keys: Collection[str]) -> None:
+        """Refuse (E563) to be compared with what was measured with other options than its own.
+
+        `asked`: the options of the suite; a key that is not among its own stood at the default.
+        """
+        told = {key: self.options[key] for key in keys if key in self.options}
+        theirs = type(asked).load(told, where=str(self.file))
+        for key in keys:
+            own, here = getattr(theirs, key), getattr(asked, key)
+            if own != here:
+                raise SutureError(
+                    "E563",
+                    f"the reference was measured with {key}={own}, this is {key}={here}",
+                    where=str(self.file),
+                    why="the two numbers would be of different things",
+                    fix=f"use --set {key}={own}, or measure the reference with {key}={here}",
+                )
 
     def of_other_rows(self, what: str, row: str = "") -> SutureError:
         """E550, to be raised."""
@@ -157,8 +184,14 @@ def read_reference(path: str | Path) -> Reference:
     if is_measurement(content):
         found = Measurement.load(path)
         rows = {row.item: row.scores for row in found.rows}
-        answers = found.data.get("answers_sha256")
-        return Reference(path, found.model.get("fingerprint") or digest, rows, answers=answers)
+        return Reference(
+            path,
+            found.model.get("fingerprint") or digest,
+            rows,
+            answers=found.data.get("answers_sha256"),
+            holdout=found.data.get("holdout_sha256"),
+            options=found.data.get("options", {}),
+        )
     log = _read(path, content)
     rows = {row.item: row.scores for row in log.rows}
     return Reference(path, digest, rows, log.answers)

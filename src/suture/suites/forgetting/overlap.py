@@ -8,16 +8,20 @@ Recall and F1, stemmed and unstemmed, are not interchangeable, so the kind is al
     recall           unstemmed recall
 
 Words are runs of a to z and digits in lower case, as in Google's `rouge_score`; of these only
-words of more than three letters are stemmed. A text without such words (another script) is split
-at blanks instead, where `rouge_score` would give 0 (inferred).
+words of more than three letters are stemmed. Letters of Latin with a mark part words there, and so
+they do here. Texts that `rouge_score` would not see are inferred: where most letters are of another
+script, its runs of letters and digits are words too, and every sign of a script without blanks is
+one; where neither text has any word, both are split at blanks.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 from suture.suites.forgetting.porter import stem
@@ -25,13 +29,15 @@ from suture.suites.forgetting.porter import stem
 Kind = Literal["recall-stemmed", "recall", "f1-stemmed", "f1"]
 _OTHER = re.compile(r"[^a-z0-9]+")
 _UNSTEMMED = 3  # letters up to which a word stays as it is
+_BESIDE = {"LATIN", "COMBINING"}  # beginnings of Unicode names: what parts words
+_WITHOUT_BLANKS = {"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"}
 
 
 def rouge_l(reply: str, truth: str, kind: Kind = "recall-stemmed") -> float:
     """ROUGE-L of `reply` against `truth`, 0 to 1; 0 where either has no words."""
     stemmed = kind.endswith("stemmed")
     said, wanted = words(reply, stemmed=stemmed), words(truth, stemmed=stemmed)
-    if not any(_OTHER.sub("", text.lower()) for text in (reply, truth)):
+    if not said and not wanted:
         said, wanted = reply.split(), truth.split()
     if not said or not wanted:
         return 0.0
@@ -44,8 +50,34 @@ def rouge_l(reply: str, truth: str, kind: Kind = "recall-stemmed") -> float:
 
 def words(text: str, *, stemmed: bool) -> list[str]:
     """The words that ROUGE compares."""
-    found = _OTHER.sub(" ", text.lower()).split()
+    text = text.lower()
+    if sum(map(_is_foreign, text)) > sum(map(str.isascii, filter(str.isalpha, text))):
+        found = "".join(map(_seen, text)).split()
+    else:
+        found = _OTHER.sub(" ", text).split()
     return [stem(word) if stemmed and len(word) > _UNSTEMMED else word for word in found]
+
+
+@cache
+def _is_foreign(sign: str) -> bool:
+    """Whether a sign is a letter of another script than Latin, its vowel sign or its digit."""
+    if sign.isascii() or _script(sign) in _BESIDE:
+        return False
+    return sign.isalpha() or sign.isdecimal() or unicodedata.category(sign).startswith("M")
+
+
+@cache
+def _seen(sign: str) -> str:
+    """A sign of a foreign text: itself, a word by itself, or a blank."""
+    if sign.isascii():
+        return sign if sign.isalnum() else " "
+    if not _is_foreign(sign):
+        return " "
+    return f" {sign} " if _script(sign) in _WITHOUT_BLANKS else sign
+
+
+def _script(sign: str) -> str:
+    return unicodedata.name(sign, "").split(" ", 1)[0]
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:

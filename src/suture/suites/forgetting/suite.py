@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from suture.inference import LoadedModel
     from suture.suites.scorers import Scorer
 
+_ATTACKED = ("mink_k",)  # options that PrivLeak and relearning must have had in common
+_RELEARNED = ("relearn_rate", "relearn_tokens", "seed")
+_COMPARED = (*_ATTACKED, *_RELEARNED)
+
 
 class Asked(FrozenConfig):
     """Options of both suites (`--set KEY=VALUE`)."""
@@ -173,8 +177,9 @@ class Forgetting:
 
     def described(self, items: Sequence[Fact]) -> dict[str, Any]:
         """What a measurement's `data` says beyond the files."""
-        answers = {fact.id: fact.answer for fact in items if fact.kind == "forget"}
-        found: dict[str, Any] = {"answers_sha256": answers_sha256(answers)}
+        found: dict[str, Any] = {"answers_sha256": _answers_of(items, "forget")}
+        if any(fact.kind == "holdout" for fact in items):
+            found["holdout_sha256"] = _answers_of(items, "holdout")
         counts: dict[str, int] = {}
         for fact in items:
             counts[fact.kind] = counts.get(fact.kind, 0) + 1
@@ -193,12 +198,12 @@ class Forgetting:
         self._needs_reference()
         found = read_log(path, self.authors)
         if isinstance(found, Measurement):
-            derived = self._from(found.rows, found.data.get("answers_sha256"))
+            derived = self._from(found.rows, found.data)
             asked = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
             data = {**found.data, "options": {**found.data.get("options", {}), **asked}}
             return replace(found, data=data, **_numbers(derived))
         warn_dropped(found.dropped, str(path))
-        derived = self._from(found.rows, found.answers)
+        derived = self._from(found.rows, {"answers_sha256": found.answers})
         items = {row.item: found.truths.get(row.item, "") for row in found.rows}
         return Measurement(
             suite=self.name,
@@ -221,11 +226,31 @@ class Forgetting:
             **_numbers(derived),
         )
 
-    def _from(self, rows: Sequence[Row], answers: str | None) -> Derived:
+    def _from(self, rows: Sequence[Row], data: Mapping[str, Any]) -> Derived:
+        """The numbers of rows that were measured before, with the options `data` tells of."""
         if self.reference is not None:
             forget = [row.item for row in rows if row.item.startswith("forget/")]
-            self.reference.check_rows(forget, answers)
+            self.reference.check_rows(forget, data.get("answers_sha256"))
+            columns = {column for row in rows for column in row.scores}
+            told = {k: v for k, v in data.get("options", {}).items() if k in _COMPARED}
+            self._check_alike(
+                self.options.load(told, where="options of the measurement"),
+                data.get("holdout_sha256"),
+                attacked="holdout_attack_min_k" in columns,
+                relearned="forget_probability_relearned" in columns,
+            )
         return self.derived(rows)
+
+    def _check_alike(
+        self, asked: Asked, holdout: str | None, *, attacked: bool, relearned: bool
+    ) -> None:
+        """That the reference was attacked and relearned as this model is (E550, E563)."""
+        assert self.reference is not None
+        if attacked and self.asked.a_retrain is None:
+            self.reference.check_holdout(holdout)
+            self.reference.check_asked(asked, _ATTACKED)
+        if relearned:
+            self.reference.check_asked(asked, _RELEARNED)
 
     def first_rows(self, kind: Kind) -> int | None:
         """How many rows of a set are taken, from its first."""
@@ -235,18 +260,23 @@ class Forgetting:
         """The items, once sets do not overlap and the reference, if one is needed, fits.
 
         Errors: E548 no reference was named, E550 it is of other rows, E552 and E553 it lacks what
-        PrivLeak or relearning need, E555 sets overlap.
+        PrivLeak or relearning need, E555 sets overlap, E563 it was measured otherwise.
         """
         check_apart(items)
         if needs_reference:
             self._needs_reference()
         if self.reference is not None:
+            told = self.described(items)
             forget = [fact.id for fact in items if fact.kind == "forget"]
-            self.reference.check_rows(forget, self.described(items)["answers_sha256"])
-            if self.asked.a_retrain is None and any(fact.kind == "holdout" for fact in items):
+            self.reference.check_rows(forget, told["answers_sha256"])
+            attacked, relearned = "holdout_sha256" in told, "relearn" in self.asked.probes
+            if attacked and self.asked.a_retrain is None:
                 self.reference.attacked()
-            if "relearn" in self.asked.probes:
+            if relearned:
                 self.reference.relearned()
+            self._check_alike(
+                self.asked, told.get("holdout_sha256"), attacked=attacked, relearned=relearned
+            )
         return items
 
     def _needs_reference(self) -> None:
@@ -259,6 +289,10 @@ class Forgetting:
                 "--data ROWS --reference none -o reference.json`, then give here "
                 "--reference reference.json",
             )
+
+
+def _answers_of(items: Sequence[Fact], kind: Kind) -> str:
+    return answers_sha256({fact.id: fact.answer for fact in items if fact.kind == kind})
 
 
 def _numbers(derived: Derived) -> dict[str, Any]:
