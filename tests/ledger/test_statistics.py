@@ -398,3 +398,5 @@ def test_why_a_number_has_no_interval() -> None:
     assert interval_of(still, "t.r") is None
     assert "nothing varies" in without_interval(still, "t.r")
     assert "one number about all rows" in without_interval(still, "t.p")
+    told = replace(few, rows=constant[:4], derived={"t.gold": {"value": 1.5}})  # a mean, described
+    assert "fewer than 5" in without_interval(told, "t.gold")

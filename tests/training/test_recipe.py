@@ -83,7 +83,8 @@ def test_a_killed_run_ends_like_an_unbroken_one(base, monkeypatch):
     broken = recipe(base, "broken")
     killed(monkeypatch, broken, after=5)
     assert not broken.output.exists()
-    run_recipe(broken)
+    report = run_recipe(broken)
+    assert 0 < report.resumed_at < report.steps
     whole, resumed = (open_model(base.parent / n).fingerprint() for n in ("whole", "broken"))
     assert whole == resumed
 
@@ -180,6 +181,17 @@ def test_a_prompt_without_room_for_a_response_is_named_or_left_out(base, room):
     assert str(context) in (caught.value.why or "")
     report = run_recipe(recipe(base, "out", too_long="leave-out", **room))
     assert report.examples == 2
+
+
+def test_answers_that_are_cut_are_told(base, capsys):
+    exact = write_jsonl(base.parent / "rows.jsonl", [ROWS[0], {**ROWS[1], "response": "fox " * 60}])
+    run_recipe(recipe(base, "out"))
+    assert "lose their end" not in capsys.readouterr().err
+    run_recipe(recipe(base, "short", max_length=40))
+    err = capsys.readouterr().err
+    assert (
+        f"1 of 2 rows lose their end: what is beyond 40 tokens is not trained on ({exact}:2)" in err
+    )
 
 
 def test_the_tokenizer_of_another_model_is_refused(base, tmp_path):

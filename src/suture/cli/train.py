@@ -51,7 +51,9 @@ def train(
         return
     wrote = report.output or (report.patch or {})["path"]
     speed = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.seconds else ""
-    emit(f"wrote {wrote}: {report.steps} steps, {report.tokens} tokens, {report.seconds} s{speed}")
+    here = f"; here, after step {report.resumed_at}:" if report.resumed_at else ","
+    spent = f"{report.tokens} tokens, {report.seconds} s{speed}"
+    emit(f"wrote {wrote}: {report.steps} steps{here} {spent}")
     if report.first_loss is not None:
         emit(f"loss {report.first_loss:.4f} -> {report.last_loss:.4f}")
     if report.best_step is not None:

@@ -196,9 +196,10 @@ def derive(
 def without_interval(measurement: Measurement, name: str) -> str:
     """Why a metric has none, in words."""
     about = measurement.derived.get(name)
-    if about is not None and "statistic" not in about:
+    told = None if about is None else about.get("statistic")
+    statistic = Statistic("mean", (name,)) if told is None else Statistic.load(told)
+    if told is None and not any(map(statistic.takes, measurement.rows)):
         return "one number about all rows"
-    statistic = Statistic("mean", (name,)) if about is None else Statistic.load(about["statistic"])
     units = {row.cluster or row.item for row in measurement.rows if statistic.takes(row)}
     if len(units) < FEWEST:
         return f"fewer than {FEWEST} rows or clusters, no share of them"

@@ -142,7 +142,8 @@ def train(
 
     `objective(model, batch)` gives the scalar loss; the default is next-token cross-entropy on
     the labelled positions. It may end the training by `EnoughTraining`. A step of several batches
-    is the mean over all that they weigh, so it does not depend on how it was cut.
+    is the mean over all that they weigh, so it does not depend on how it was cut; rows to keep are
+    drawn batch by batch, and those do.
     `examples`: rows, or a supply of batches from elsewhere (blocks of packed text).
     `dev`: rows for `patience`; with them the best epoch's weights are the result.
     `state`: folder for resumable states; the same call continues there.

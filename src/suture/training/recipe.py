@@ -30,8 +30,9 @@ from suture.data import (
     rows_sha256,
     same_text,
 )
-from suture.errors import SutureError
+from suture.errors import SutureError, some
 from suture.lazy import torch
+from suture.progress import note
 from suture.training.batches import Example
 from suture.training.known import check_known
 from suture.training.loop import TrainConfig, TrainResult, train
@@ -105,8 +106,8 @@ class TrainRecipe(FrozenConfig):
 class TrainReport:
     """What `suture train` prints. Losses: means over the first and the last tenth of the steps.
 
-    `tokens`, `seconds` and `peak_memory` (bytes) are of this process, without what was done before
-    it was resumed; `best_step`: whose weights were written, where dev rows chose.
+    Losses, `tokens`, `seconds` and `peak_memory` (bytes) are of this process, which went on after
+    step `resumed_at`; `best_step`: whose weights were written, where dev rows chose.
     """
 
     output: str | None
@@ -119,6 +120,7 @@ class TrainReport:
     last_loss: float | None
     best_step: int | None = None
     peak_memory: int | None = None
+    resumed_at: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -330,7 +332,8 @@ def encode_rows(
 def encoded(
     lm: LoadedModel, rows: Sequence[tuple[str, AnsweredPair]], recipe: TrainRecipe
 ) -> tuple[list[AnsweredPair], list[Example]]:
-    """The rows that have room for a response, and their examples, one for each.
+    """The rows that have room for a response, and their examples, one for each. Rows that lose
+    their end are told.
 
     Errors: E916 a row has none and the recipe does not leave such rows out; E508 a token id that
     the model has no embedding for.
@@ -339,9 +342,13 @@ def encoded(
     kept: list[AnsweredPair] = []
     examples: list[Example] = []
     long: list[str] = []
+    cut: list[str] = []
     for name, row in rows:
         found = encode_rows(lm.tokenizer, lm.template, [row], loss=recipe.loss, max_length=room)
         long += [] if found else [name]
+        if not isinstance(row, Passage) and any(len(example.ids) == room for example in found):
+            whole = encode(lm.tokenizer, lm.template, row.prompt, row.response).ids
+            cut += [name] if len(whole) > room else []
         for example in found:
             end = None
             if recipe.response_tokens is not None:
@@ -350,11 +357,16 @@ def encoded(
                 end = start + recipe.response_tokens
             kept.append(row)
             examples.append(Example(example.ids[:end], example.loss_from))
+    if cut:
+        note(
+            f"{len(cut)} of {len(rows)} rows lose their end: what is beyond {room} tokens is not "
+            f"trained on ({some(cut)})"
+        )
     if long and recipe.too_long == "refuse":
         raise SutureError(
             "E916",
             f"{len(long)} prompts leave no room for a response in {room} tokens",
-            where=", ".join(long[:5]) + (f" and {len(long) - 5} more" if len(long) > 5 else ""),
+            where=some(long),
             why=f"the model's context holds {lm.context or 'any number of'} tokens; "
             "nothing of these rows would be trained on",
             fix="shorten them, raise max_length, or give too_long: leave-out",
@@ -430,4 +442,5 @@ def _report(
         last_loss=sum(tail) / len(tail) if tail else None,
         best_step=result.best_step,
         peak_memory=peak,
+        resumed_at=result.steps - len(result.losses),
     )

@@ -14,6 +14,7 @@ from suture.rng import generator
 from suture.training.batches import Batch, collate, epoch_plan
 from suture.training.logits import answer_positions, answer_tokens, logits_at
 from suture.training.loop import TrainConfig
+from suture.training.short_rows import quick_attention
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,5 +157,6 @@ def answered_with(
 def computing(model: Any, config: TrainConfig) -> Iterator[torch.device]:
     """The precision in which the loop runs an objective; gives the model's device."""
     device = next(model.parameters()).device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.compute == "bfloat16"):
+    mixed = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.compute == "bfloat16")
+    with quick_attention(), mixed:
         yield device
