@@ -133,7 +133,7 @@ class Bench:
             patch=out,
             objective=point.objective | shared,
             train=TrainConfig(
-                epochs=EPOCHS,
+                epochs=point.epochs,
                 batch_rows=BATCH_ROWS,
                 batch_tokens=4096,
                 learning_rate=point.rate,
@@ -146,7 +146,7 @@ class Bench:
             measure=MeasureSpec(
                 suites={"tofu": suite},
                 every=EPOCHS if self.tuning else EVERY,
-                fixed=FIXED,
+                fixed=point.epochs,
                 peak=PEAK,
                 keep="none",
                 dtype="bfloat16",

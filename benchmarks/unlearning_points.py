@@ -55,6 +55,7 @@ class Point:
     objective: dict[str, Any] = field(default_factory=dict, hash=False)
     rate: float = 0.0
     strength: float = 0.0
+    epochs: int = EPOCHS
 
     @property
     def folder(self) -> str:
